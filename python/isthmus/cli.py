@@ -1,0 +1,189 @@
+"""The command line: `isthmus runtime | doctor | models | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from .errors import IsthmusError
+from .limits import DRAIN_GRACE_S, FRAME_LIMIT_BYTES, PIECE_BYTES, PREFILL_CHUNK_TOKENS
+from .settings import Settings
+from .transport.claim import ClaimedPipes
+
+_USAGE_ERROR = 2
+_THREAD_SWITCH_S = 0.0005
+"""A busy engine thread would keep the interpreter for 5 ms at a time."""
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command other than `runtime` itself; return the exit code."""
+    options = _parser().parse_args(arguments)
+    if not hasattr(options, "run"):
+        _parser().print_help()
+        return _USAGE_ERROR
+    try:
+        return int(options.run(options))
+    except IsthmusError as error:
+        sys.stderr.write(f"isthmus: {error.message}\n")
+        return 1
+
+
+def run_runtime_command(arguments: Sequence[str], pipes: ClaimedPipes) -> NoReturn:
+    """Serve the host at the other end of `pipes`; ends the process."""
+    options = _runtime_parser(None).parse_args(arguments)
+    settings = Settings(
+        codec=options.codec,
+        model_roots=tuple(options.model_root),
+        blas=options.blas,
+        frame_limit_bytes=options.frame_limit_bytes,
+        piece_bytes=options.piece_bytes,
+        prefill_chunk_tokens=options.prefill_chunk_tokens,
+        drain_grace_s=options.drain_grace_s,
+    )
+    serve(pipes, settings)
+
+
+def serve(pipes: ClaimedPipes, settings: Settings, extend: object = None) -> NoReturn:
+    """Run the runtime on `pipes` and end the process with its exit code.
+
+    Args:
+        extend: Adds methods of a host program's own; see `runtime.app.Extend`.
+    """
+    import faulthandler
+
+    from .engine.blas import interpose
+
+    faulthandler.enable()
+    sys.setswitchinterval(_THREAD_SWITCH_S)
+    blas = interpose(settings.blas)
+    from .runtime.app import run_runtime
+
+    code = 1
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            code = runner.run(run_runtime(pipes, settings, blas, extend))  # type: ignore[arg-type]
+    except ValueError as error:
+        sys.stderr.write(f"isthmus runtime: standard input and output must be pipes: {error}\n")
+    finally:
+        # Interpreter shutdown with a thread inside MLX can end in std::terminate.
+        os._exit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="isthmus", description="Run MLX language models for a host program over stdio."
+    )
+    parser.add_argument("--version", action="version", version=f"isthmus {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _runtime_parser(commands)
+    doctor = commands.add_parser("doctor", help="say what is installed and whether it works")
+    doctor.set_defaults(run=_doctor)
+    _models_parser(commands)
+    bench = commands.add_parser("bench", help="say how to run the benchmarks")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _runtime_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser] | None,
+) -> argparse.ArgumentParser:
+    description = "Serve a host over standard input and output (docs/protocol.md)."
+    if commands is None:
+        parser = argparse.ArgumentParser(prog="isthmus runtime", description=description)
+    else:
+        parser = commands.add_parser("runtime", help="serve a host", description=description)
+    parser.add_argument("--codec", choices=("msgpack", "json"), default="msgpack")
+    parser.add_argument(
+        "--model-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="local models must lie in this folder; may be given several times",
+    )
+    parser.add_argument(
+        "--blas",
+        default="auto",
+        help="Linux: the BLAS library to put in front of mlx's: auto, off, or a path",
+    )
+    parser.add_argument("--frame-limit-bytes", type=int, default=FRAME_LIMIT_BYTES)
+    parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES)
+    parser.add_argument("--prefill-chunk-tokens", type=int, default=PREFILL_CHUNK_TOKENS)
+    parser.add_argument("--drain-grace-s", type=float, default=DRAIN_GRACE_S)
+    return parser
+
+
+def _models_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("models", help="the built-in models")
+    actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
+    show = actions.add_parser("list", help="show the built-in models and their scores")
+    show.set_defaults(run=_models_list)
+    train = actions.add_parser(
+        "train-default", help="train the built-in models again (needs isthmus[train])"
+    )
+    train.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    train.add_argument("--minutes", type=float, default=40.0)
+    train.add_argument("--seed", type=int, default=0)
+    train.set_defaults(run=_train_default)
+    score = actions.add_parser("score-default", help="score the built-in models again")
+    score.set_defaults(run=_score_default)
+
+
+def _doctor(_options: argparse.Namespace) -> int:
+    from .doctor import run_doctor
+
+    return run_doctor(sys.stdout.write)
+
+
+def _models_list(_options: argparse.Namespace) -> int:
+    from .doctor import describe_builtin
+
+    describe_builtin(sys.stdout.write)
+    return 0
+
+
+def _train_default(options: argparse.Namespace) -> int:
+    from .models.training import train_default
+
+    train_default(options.output, options.minutes, options.seed, _report)
+    return 0
+
+
+def _score_default(_options: argparse.Namespace) -> int:
+    from .engine.blas import interpose
+
+    interpose()
+    from .models import BUILTIN_ROOT
+    from .models.training import evaluate_builtin
+
+    _report(str(evaluate_builtin(BUILTIN_ROOT)))
+    return 0
+
+
+def _report(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _bench(_options: argparse.Namespace) -> int:
+    sys.stdout.write(
+        "The benchmarks live in the repository, not in this package. In a clone:\n"
+        "  make bench                                    all of them, in quick mode\n"
+        "  .venv/bin/python -m benchmarks.ipc_floor      one of them, in full\n"
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""The engine: the one thread that touches MLX, its scheduler, and how tokens are made."""

@@ -1,0 +1,127 @@
+"""A generation as the engine sees it: what to do, how far it is, and who hears of it.
+
+A job is made on the event loop and then belongs to the engine thread. Two of its fields are written
+by the loop while it runs, each a plain assignment: `granted` and `is_cancelled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from ..errors import IsthmusError
+from ..text.stream import TextStream
+
+
+class Phase(Enum):
+    """Where in its life a job is; `phase` of its errors."""
+
+    QUEUE = "queue"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    DONE = "done"
+
+
+NEXT_PHASES = {
+    Phase.QUEUE: {Phase.PREFILL, Phase.DONE},
+    Phase.PREFILL: {Phase.DECODE, Phase.DONE},
+    Phase.DECODE: {Phase.DONE},
+    Phase.DONE: set[Phase](),
+}
+"""Every legal change of phase."""
+
+
+class Steps(Protocol):
+    """One generation's model work; `engine.generate.Sequence`."""
+
+    prefilled: int
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the prompt is not yet evaluated."""
+        ...
+
+    def prefill(self) -> None:
+        """Evaluate the next chunk of the prompt."""
+        ...
+
+    def decode(self) -> int:
+        """Return the next token."""
+        ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a job ended."""
+
+    finish_reason: str
+    stop: str | int | None
+    prompt_tokens: int
+    completion_tokens: int
+    started_at: float
+    first_token_at: float
+    ended_at: float
+
+
+class Listener(Protocol):
+    """Hears of a job, on the event loop."""
+
+    def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
+        """More tokens, with the text that they complete."""
+        ...
+
+    def on_end(self, outcome: Outcome) -> None:
+        """The job has ended; nothing follows."""
+        ...
+
+    def on_error(self, error: IsthmusError) -> None:
+        """The job has failed; nothing follows."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One generation.
+
+    Attributes:
+        prompt: Token ids.
+        max_tokens: Most tokens to emit.
+        end_tokens: Ids that end it and are not emitted.
+        open: Makes the model work and the text stream, on the engine thread.
+        describe: The log-probabilities of the token just decoded, or None when not asked for.
+        listener: Hears of it, on the event loop.
+        granted: Tokens that the reader has room for, counted from the first.
+        is_cancelled: Set by the loop: drop it, nobody listens.
+    """
+
+    prompt: list[int]
+    max_tokens: int
+    end_tokens: frozenset[int]
+    open: Callable[[], tuple[Steps, TextStream]]
+    describe: Callable[[Steps, int], dict[str, Any]] | None
+    listener: Listener
+    granted: int
+    is_cancelled: bool = False
+    phase: Phase = Phase.QUEUE
+    emitted: int = 0
+    started_at: float = 0.0
+    first_token_at: float = 0.0
+    steps: Steps | None = field(default=None, repr=False)
+    text: TextStream | None = field(default=None, repr=False)
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase.
+
+        Raises:
+            ValueError: The table has no such change.
+        """
+        if phase not in NEXT_PHASES[self.phase]:
+            raise ValueError(f"a job cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether it must wait for its reader."""
+        return self.phase is Phase.DECODE and self.emitted >= self.granted

@@ -1,0 +1,212 @@
+"""The engine thread: the only place that touches MLX.
+
+A lazy MLX array belongs to the thread that built it, so loading, forward passes, sampling and
+saving all run here, between the scheduler's steps. Calls come in through one queue; what the engine
+has to say goes out as calls on the event loop, gathered so that the loop is woken once. mlx_lm is
+imported here, after the runtime has said hello.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import EngineDead, IsthmusError, QueueFull
+from ..limits import GENERATE_QUEUE_LIMIT
+from .job import Job
+from .scheduler import Scheduler
+
+T = TypeVar("T")
+
+_RETRY_AFTER_MS = 1_000.0
+
+
+class EngineThread:
+    """Runs MLX work for the event loop.
+
+    Args:
+        loop: Where results and callbacks go.
+        prepare: Run first on the thread: imports mlx_lm.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        prepare: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loop = loop
+        self._prepare = prepare
+        self._clock = clock
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._outbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_waking = False
+        self._scheduler = Scheduler(self._post, clock)
+        self._thread = threading.Thread(target=self._run, name="isthmus-engine", daemon=True)
+        self._unsettled = 0
+        self._failure: EngineDead | None = None
+        self._is_ready = False
+        self._is_busy = False
+        self._progress_at = clock()
+        self.on_dead: Callable[[EngineDead], None] | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue a generation; its listener is always told how it ended, unless cancelled.
+
+        Raises:
+            QueueFull: Too many wait already.
+            EngineDead: The thread has ended.
+        """
+        self._check_alive()
+        if self._unsettled >= GENERATE_QUEUE_LIMIT:
+            raise QueueFull(
+                f"{GENERATE_QUEUE_LIMIT} generations are already queued; try again later",
+                retry_after_ms=_RETRY_AFTER_MS,
+                phase="queue",
+            )
+        self._unsettled += 1
+        self._commands.put(lambda: self._scheduler.add(job))
+
+    def settled(self) -> None:
+        """Say that a submitted job needs its place in the queue no longer."""
+        self._unsettled -= 1
+
+    def wake(self) -> None:
+        """Look at the jobs again: one was cancelled or granted room."""
+        self._commands.put(_nothing)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` on the engine thread, between two steps, and return its result.
+
+        Raises:
+            EngineDead: The thread has ended.
+            Exception: Whatever `work` raises.
+        """
+        self._check_alive()
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def command() -> None:
+            if future.cancelled():
+                return
+            try:
+                result = work()
+            except Exception as error:  # handed to the caller
+                self._post(_set_exception, (future, error))
+            else:
+                self._post(_set_result, (future, result))
+
+        self._commands.put(command)
+        return await future
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end and wait for it; return whether it did."""
+        self._commands.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def health(self) -> dict[str, object]:
+        """Return the `engine` map of the protocol's health."""
+        state = "busy" if self._is_busy else "idle"
+        if self._failure is not None:
+            state = "dead"
+        elif not self._is_ready:
+            state = "starting"
+        age = None if state == "idle" else (self._clock() - self._progress_at) * 1_000
+        return {"state": state, "progress_age_ms": age}
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._prepare()
+            self._is_ready = True
+            self._serve()
+        except BaseException as caught:  # the loop must hear of it, whatever it is
+            error = caught
+        reason = "it was stopped" if error is None else f"{type(error).__name__}: {error}"
+        failure = EngineDead(f"the engine thread has ended: {reason}; restart the runtime")
+        self._failure = failure
+        self._scheduler.fail_all(failure)
+        self._fail_commands()
+        if error is not None and self.on_dead is not None:
+            self._post(self.on_dead, (failure,))
+
+    def _serve(self) -> None:
+        while True:
+            self._progress_at = self._clock()
+            self._is_busy = self._scheduler.has_work
+            try:
+                command = self._commands.get(block=not self._is_busy)
+            except queue.Empty:
+                self._scheduler.step()
+                if self._outbox:
+                    # Let the loop have the interpreter: it would wait 2 ms for it otherwise.
+                    time.sleep(0)
+                continue
+            if command is None:
+                return
+            self._is_busy = True
+            self._progress_at = self._clock()
+            command()
+
+    def _fail_commands(self) -> None:
+        """Run what is still queued, so that no caller waits for ever."""
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                break
+            if command is not None:
+                command()
+        assert self._failure is not None
+        self._scheduler.fail_all(self._failure)
+
+    def _post(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._outbox.append((call, arguments))
+        if not self._is_waking:
+            self._is_waking = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                self._outbox.clear()  # the loop is closed: nobody listens
+
+    def _drain(self) -> None:
+        self._is_waking = False
+        while self._outbox:
+            call, arguments = self._outbox.popleft()
+            call(*arguments)
+
+
+def _nothing() -> None:
+    """The command that only wakes the thread."""
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def as_engine_error(error: Exception, doing: str) -> IsthmusError:
+    """Wrap an exception that a model library raised while `doing` something."""
+    if isinstance(error, IsthmusError):
+        return error
+    return IsthmusError(f"{doing} failed: {type(error).__name__}: {error}")

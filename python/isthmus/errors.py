@@ -1,0 +1,229 @@
+"""The one tree of errors.
+
+Every error that crosses the wire or reaches a caller is an `IsthmusError` with a stable `code`,
+`retryable`, and where known a `phase` and details. Messages say what to do about it. The codes
+are listed in `tests/vectors/errors.json`, which both languages are held to. This module knows
+nothing of frames, processes or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class IsthmusError(Exception):
+    """An error with a stable code.
+
+    Args:
+        message: What happened and how to mend it.
+        phase: Where in its life the request was (`queue`, `load`, `prefill`, ...).
+        retry_after_ms: When a retry may succeed, in milliseconds.
+        details: JSON-like facts for programs, such as `field` or `cause`.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: str | None = None,
+        retry_after_ms: float | None = None,
+        **details: object,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.phase = phase
+        self.retry_after_ms = retry_after_ms
+        self.details = details
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the error map of the protocol (section 2.4)."""
+        wire: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+        }
+        if self.phase is not None:
+            wire["phase"] = self.phase
+        if self.retry_after_ms is not None:
+            wire["retry_after_ms"] = self.retry_after_ms
+        if self.details:
+            wire["details"] = self.details
+        return wire
+
+
+class InternalError(IsthmusError):
+    """A defect in Isthmus or in a library below it."""
+
+
+class InvalidRequest(IsthmusError):
+    """A field is missing, of the wrong type or out of range; `details.field` names it."""
+
+    code = "INVALID_REQUEST"
+
+
+class UnknownMethod(IsthmusError):
+    """The runtime has no such method."""
+
+    code = "UNKNOWN_METHOD"
+
+
+class DuplicateId(IsthmusError):
+    """The request id is still in use."""
+
+    code = "DUPLICATE_ID"
+
+
+class DecodeError(IsthmusError):
+    """A payload is not a valid message."""
+
+    code = "DECODE_ERROR"
+
+
+class DepthExceeded(IsthmusError):
+    """A message nests deeper than the limit."""
+
+    code = "DEPTH_EXCEEDED"
+
+
+class FrameTooLarge(IsthmusError):
+    """A frame or message is longer than the limit."""
+
+    code = "FRAME_TOO_LARGE"
+
+
+class RemoteProtocolError(IsthmusError):
+    """The other side broke the framing; nothing more can be read from it."""
+
+    code = "REMOTE_PROTOCOL_ERROR"
+    retryable = True
+
+
+class LocalProtocolError(IsthmusError):
+    """This side was asked to send what the protocol forbids; nothing was sent."""
+
+    code = "LOCAL_PROTOCOL_ERROR"
+
+
+class VersionMismatch(IsthmusError):
+    """Host and runtime speak different protocol versions."""
+
+    code = "VERSION_MISMATCH"
+
+
+class ModelNotLoaded(IsthmusError):
+    """No model has that handle."""
+
+    code = "MODEL_NOT_LOADED"
+
+
+class ModelLoadFailed(IsthmusError):
+    """The model cannot be loaded; `details.cause` says why."""
+
+    code = "MODEL_LOAD_FAILED"
+
+
+class PathRefused(IsthmusError):
+    """A path or id leaves its root or has forbidden characters."""
+
+    code = "PATH_REFUSED"
+
+
+class CodeRefused(IsthmusError):
+    """The model folder asks for code to be run."""
+
+    code = "CODE_REFUSED"
+
+
+class MemoryLimit(IsthmusError):
+    """The model does not fit the memory budget."""
+
+    code = "MEMORY_LIMIT"
+
+
+class Cancelled(IsthmusError):
+    """The request was cancelled."""
+
+    code = "CANCELLED"
+
+
+class DeadlineExceeded(IsthmusError):
+    """The deadline passed; `phase` says where."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class QueueFull(IsthmusError):
+    """Too many requests wait; `retry_after_ms` says when to come back."""
+
+    code = "QUEUE_FULL"
+    retryable = True
+
+
+class NumericError(IsthmusError):
+    """The model produced logits that are not finite."""
+
+    code = "NUMERIC_ERROR"
+
+
+class EngineDead(IsthmusError):
+    """The engine thread has ended."""
+
+    code = "ENGINE_DEAD"
+    retryable = True
+
+
+class Closing(IsthmusError):
+    """The runtime is shutting down."""
+
+    code = "CLOSING"
+    retryable = True
+
+
+class RuntimeExited(IsthmusError):
+    """The runtime process ended; its exit status and last stderr lines are attached."""
+
+    code = "RUNTIME_EXITED"
+    retryable = True
+
+
+class StartFailed(IsthmusError):
+    """The runtime ended before it said hello."""
+
+    code = "START_FAILED"
+
+
+class StartTimeout(IsthmusError):
+    """The runtime did not say hello in time."""
+
+    code = "START_TIMEOUT"
+
+
+class PythonNotFound(IsthmusError):
+    """No usable Python was found; only the Node host raises it."""
+
+    code = "PYTHON_NOT_FOUND"
+
+
+BY_CODE: Mapping[str, type[IsthmusError]] = {
+    error.code: error for error in [InternalError, *IsthmusError.__subclasses__()]
+}
+"""Each code's class, for turning a wire error back into an exception."""
+
+
+def from_wire(wire: Mapping[str, Any]) -> IsthmusError:
+    """Rebuild an error from the protocol's error map; an unknown code keeps its name."""
+    code = str(wire.get("code", "INTERNAL"))
+    known = BY_CODE.get(code)
+    members = {"code": code, "retryable": bool(wire.get("retryable", False))}
+    cls: type[IsthmusError] = known or type(code, (IsthmusError,), members)
+    details = wire.get("details")
+    return cls(
+        str(wire.get("message", code)),
+        phase=wire.get("phase"),
+        retry_after_ms=wire.get("retry_after_ms"),
+        **(details if isinstance(details, dict) else {}),
+    )

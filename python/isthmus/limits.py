@@ -1,0 +1,85 @@
+"""Every limit and default of the wire and the runtime, each with its unit and its reason.
+
+One home: the TypeScript twin `bridge/src/limits.ts` repeats only what a host must know before it
+has read the runtime's hello.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+"""The wire protocol that this runtime speaks (docs/protocol.md)."""
+
+FRAME_LIMIT_BYTES: Final = 16 * 1024 * 1024
+"""Longest frame that is accepted; refused from its header, before memory is taken."""
+
+MESSAGE_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""Longest message assembled from pieces: 16 million token ids."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""A longer message travels in pieces of this size. One 16 MiB frame stalls every other call for
+12 to 27 ms; pieces of 64 KiB for 30 to 130 microseconds."""
+
+DEPTH_LIMIT: Final = 32
+"""Deepest nesting of arrays and maps, the message array being 1. msgpack implementations differ
+between 1,024 and a million; no message of ours needs more than 8."""
+
+OPEN_PIECES_LIMIT: Final = 64
+"""Messages that may be in pieces at once, so that a peer cannot hold memory without end."""
+
+IN_FLIGHT_LIMIT: Final = 65_536
+"""Unsettled requests of one host; more are refused, so that bookkeeping stays bounded."""
+
+REQUEST_ID_LIMIT: Final = 2**32
+"""Request ids are below this: msgpackr would send larger ones as floats."""
+
+PENDING_TEXT_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""Text that waits for the tokenizer; above it the runtime stops reading until half is done."""
+
+WRITE_WATERMARK_BYTES: Final = 256 * 1024
+"""Output buffered in the process before pieces and deltas wait for the host to read."""
+
+READ_BYTES: Final = 64 * 1024
+"""asyncio's default read of 256 KiB costs 12 microseconds a read to allocate."""
+
+STREAM_CREDIT: Final = 256
+"""Items a stream may send before the host grants more; 64 to 256 cost 0.1 to 0.2 microseconds
+an item, a window of 1 costs 11."""
+
+CREDIT_LIMIT: Final = 2**31
+"""Largest credit that a stream may hold: a bound, not a need."""
+
+GENERATE_QUEUE_LIMIT: Final = 1_024
+"""Generations that wait for the engine; more are refused with QUEUE_FULL."""
+
+INLINE_TEXT_CHARS: Final = 4_096
+"""Texts up to this length are tokenized on the event loop; longer ones in the tokenizer's thread.
+`encode` holds the GIL: 1 MB stalls the loop for 538 ms."""
+
+DRAIN_GRACE_S: Final = 5.0
+"""Time that unsettled requests get after the host has closed our input."""
+
+PARENT_POLL_S: Final = 0.25
+"""How often the parent's identity is checked, for hosts that die behind a wrapper process."""
+
+PREFILL_CHUNK_TOKENS: Final = 512
+"""Prompt tokens evaluated between two looks at cancels, deadlines and other requests."""
+
+MAX_TOKENS_DEFAULT: Final = 256
+"""As in mlx-lm."""
+
+STOP_STRINGS_LIMIT: Final = 64
+"""Stop strings of one request; each is compared with every new text."""
+
+STOP_STRING_CHARS_LIMIT: Final = 1_024
+"""Longest stop string: text that may begin one is held back."""
+
+TOP_LOGPROBS_LIMIT: Final = 20
+"""As in the OpenAI API."""
+
+PENALTY_CONTEXT_TOKENS: Final = 20
+"""mlx-lm's default window of repetition, presence and frequency penalties."""
+
+TEMPLATE_DEADLINE_S: Final = 5.0
+"""Chat templates are programs from the model folder: a nested loop may run for hours."""

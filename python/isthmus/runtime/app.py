@@ -1,0 +1,223 @@
+"""Puts the runtime together and runs it until its host is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from ..engine.blas import Blas
+from ..engine.thread import EngineThread
+from ..errors import EngineDead
+from ..limits import (
+    DEPTH_LIMIT,
+    IN_FLIGHT_LIMIT,
+    MESSAGE_LIMIT_BYTES,
+    PENDING_TEXT_LIMIT_BYTES,
+    PROTOCOL_VERSION,
+    WRITE_WATERMARK_BYTES,
+)
+from ..models.cache import ModelCache
+from ..settings import Settings
+from ..text.batch import TextWorker
+from ..transport.claim import ClaimedPipes
+from ..transport.parent import ParentWatch, is_unread
+from ..transport.stdio import StdioTransport, open_stdio
+from ..transport.writer import OrderedWriter
+from ..wire.codec import Codec, JsonCodec, MsgpackCodec
+from ..wire.frames import FrameDecoder
+from ..wire.lines import LineDecoder
+from .health import LoopLag, resident_bytes
+from .log import log
+from .methods import basic, generate, models, status, text
+from .router import Router
+from .server import Server
+from .services import Services
+
+Extend = Callable[[Router, Services], None]
+"""Adds methods of a host program's own."""
+
+_ENGINE_STOP_S = 1.0
+_FLUSH_S = 1.0
+_BACKLOG_LIMIT_BYTES = 16 * WRITE_WATERMARK_BYTES
+"""Unread output above which no more input is read."""
+
+
+async def run_runtime(
+    pipes: ClaimedPipes, settings: Settings, blas: Blas, extend: Extend | None = None
+) -> int:
+    """Serve the host at the other end of `pipes`; return the exit code."""
+    parent = ParentWatch()
+    parent.arm()
+    async with asyncio.TaskGroup() as group:
+        runtime = Runtime(pipes, settings, blas, group, parent, extend)
+        await runtime.start()
+        await runtime.server.closing.wait()
+        await runtime.stop()
+    return 0
+
+
+class Runtime:
+    """The parts of one running runtime, and the order in which they start and stop."""
+
+    def __init__(
+        self,
+        pipes: ClaimedPipes,
+        settings: Settings,
+        blas: Blas,
+        group: asyncio.TaskGroup,
+        parent: ParentWatch,
+        extend: Extend | None,
+    ) -> None:
+        self._pipes = pipes
+        self._settings = settings
+        self._parent = parent
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._codec: Codec = JsonCodec() if settings.codec == "json" else MsgpackCodec()
+        self._writer = OrderedWriter(self._codec, loop, settings.piece_bytes)
+        self._engine = EngineThread(loop, import_models)
+        self._engine.on_dead = self._on_engine_dead
+        self._text = TextWorker()
+        services = Services(
+            settings, self._engine, ModelCache(self._engine, settings.model_roots), self._text
+        )
+        self._services = services
+        router = _router(services, self, extend)
+        self.server = Server(
+            self._codec,
+            self._writer,
+            router,
+            group,
+            _hello(settings, self._codec, router, blas),
+            self.health,
+        )
+        self._lag = LoopLag(loop, self._on_tick)
+        self._transport: StdioTransport | None = None
+        self._is_paused = False
+
+    async def start(self) -> None:
+        """Say hello, then read, then let the engine import the model libraries."""
+        is_json = self._codec.name == "json"
+        limit = self._settings.frame_limit_bytes
+        decoder = LineDecoder(limit) if is_json else FrameDecoder(limit)
+        self._handle_signals()
+        self._transport = await open_stdio(
+            self._pipes, self.server, decoder, self._writer, self.server.say_hello
+        )
+        self._text.on_drained = self._check_pressure
+        self._writer.on_drained = self._check_pressure
+        self._engine.start()
+
+    async def stop(self) -> None:
+        """Drain, flush and end the engine; every wait is bounded."""
+        if not is_unread(self._pipes.write_fd):
+            await self.server.drain(self._settings.drain_grace_s)
+            await self._flush()
+        await self._services.models.close()
+        self._lag.stop()
+        self._text.close()
+        if not self._engine.stop(_ENGINE_STOP_S):
+            log("warning", "the engine did not end in time")
+
+    def health(self) -> dict[str, Any]:
+        """Return the protocol's health (section 2.5)."""
+        return {
+            **self._lag.take(),
+            "engine": self._engine.health(),
+            "in_flight": self.server.in_flight,
+            "uptime_ms": self.server.counters.snapshot()["uptime_ms"],
+            "rss_bytes": resident_bytes(),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return all counters."""
+        return {
+            **self.server.counters.snapshot(),
+            "bytes_written": self._writer.bytes_written,
+            "writer_backlog_bytes": self._writer.backlog_bytes,
+        }
+
+    def _handle_signals(self) -> None:
+        # A Ctrl-C reaches the whole process group; what to do is the host's decision.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if sys.platform != "win32":
+            self._loop.add_signal_handler(signal.SIGTERM, self.server.on_input_closed, None)
+
+    def _on_tick(self) -> None:
+        if self._parent.is_orphaned():
+            os._exit(0)
+        self._check_pressure()
+
+    def _check_pressure(self) -> None:
+        """Stop reading while too much text waits, or too much output is unread."""
+        if self._transport is None:
+            return
+        limit = PENDING_TEXT_LIMIT_BYTES / 2 if self._is_paused else PENDING_TEXT_LIMIT_BYTES
+        is_pressed = (
+            self._text.pending_chars > limit or self._writer.backlog_bytes > _BACKLOG_LIMIT_BYTES
+        )
+        if is_pressed != self._is_paused:
+            self._is_paused = is_pressed
+            if is_pressed:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _on_engine_dead(self, error: EngineDead) -> None:
+        log("error", error.message)
+
+    async def _flush(self) -> None:
+        """Wait until the host has taken what is written, for a bounded time."""
+        deadline = self._loop.time() + _FLUSH_S
+        while self._writer.backlog_bytes and self._loop.time() < deadline:
+            if self.server.closed.is_set() or is_unread(self._pipes.write_fd):
+                return
+            await asyncio.sleep(0.001)
+
+
+def import_models() -> None:
+    """Import the model libraries; on the engine thread, after the hello."""
+    import mlx_lm.generate
+    import mlx_lm.utils
+
+    from ..engine import generate, sampling
+
+    del mlx_lm, generate, sampling
+
+
+def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Router:
+    router = Router()
+    basic.register(router)
+    models.register(router, services)
+    text.register(router, services)
+    generate.register(router, services)
+    status.register(router, runtime.health, runtime.stats)
+    if extend is not None:
+        extend(router, services)
+    return router
+
+
+def _hello(settings: Settings, codec: Codec, router: Router, blas: Blas) -> dict[str, Any]:
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "runtime": __version__,
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "codec": codec.name,
+        "limits": {
+            "frame_bytes": settings.frame_limit_bytes,
+            "message_bytes": MESSAGE_LIMIT_BYTES,
+            "depth": DEPTH_LIMIT,
+            "piece_bytes": settings.piece_bytes,
+            "in_flight": IN_FLIGHT_LIMIT,
+        },
+        "methods": router.names,
+        "blas": blas.to_wire(),
+    }

@@ -1,0 +1,1 @@
+"""What the runtime can do: each module registers its methods with the router."""

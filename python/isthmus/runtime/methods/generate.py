@@ -1,0 +1,336 @@
+"""`generate`: from a request's params to a job of the engine, and from its tokens to deltas.
+
+Every option is read, checked and passed on to mlx-lm, or refused by name. A cancel or deadline
+settles the request at once with what it has; the engine drops the job within one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ...engine.job import Job, Outcome, Phase, Steps
+from ...errors import Cancelled, DeadlineExceeded, InvalidRequest, IsthmusError
+from ...limits import (
+    CREDIT_LIMIT,
+    MAX_TOKENS_DEFAULT,
+    PENALTY_CONTEXT_TOKENS,
+    STOP_STRING_CHARS_LIMIT,
+    STOP_STRINGS_LIMIT,
+    TOP_LOGPROBS_LIMIT,
+)
+from ...models.load import LoadedModel
+from ...text.stream import TextStream
+from ...wire.codec import token_ids
+from ..params import Params
+from ..prompts import prompt_ids
+from ..requests import Call
+from ..router import Router
+from ..services import Services
+
+_SEED_LIMIT: Final = 2**53 - 1
+_BIAS_LIMIT: Final = 65_536
+_CONTEXT_LIMIT: Final = 2**31 - 1
+
+
+def register(router: Router, services: Services) -> None:
+    """Add the method."""
+    router.register("generate", run=GenerateMethod(services).run)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """The params of `generate` besides the prompt and what is sampled."""
+
+    sampling: dict[str, Any]
+    max_tokens: int | None
+    stops: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+    ignore_eos: bool
+    logprobs: int | None
+    is_streamed: bool
+
+
+class GenerateMethod:
+    """Answers `generate`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self, call: Call, params: dict[str, Any]) -> None:
+        """Generate until the job ends; settles the call."""
+        fields = Params(params)
+        model = self._services.models.get(fields.typed("model", str))
+        options = read_options(fields, model)
+        prompt = await prompt_ids(self._services.text, model.tokenizer, fields)
+        fields.done()
+        max_tokens = _room(model, prompt, options)
+        generation = Generation(call, options, len(prompt), time.monotonic)
+        job = self._job(model, prompt, options, max_tokens, generation)
+        generation.attach(job, self._services)
+        if call.is_settled:
+            return
+        self._services.engine.submit(job)
+        try:
+            await generation.done.wait()
+        finally:
+            self._services.engine.settled()
+
+    def _job(
+        self,
+        model: LoadedModel,
+        prompt: list[int],
+        options: GenerateOptions,
+        max_tokens: int,
+        generation: Generation,
+    ) -> Job:
+        chunk = self._services.settings.prefill_chunk_tokens
+
+        def open_job() -> tuple[Steps, TextStream]:
+            from ...engine.sampling import SamplingOptions
+
+            sampling = SamplingOptions(**options.sampling)
+            steps = model.open_steps(prompt, sampling, max_tokens, chunk)
+            return steps, TextStream(model.tokenizer.wrapper.detokenizer, options.stops)
+
+        def describe(steps: Any, token: int) -> dict[str, Any]:
+            from ...engine.sampling import top_logprobs
+
+            return top_logprobs(steps.logprobs, token, options.logprobs or 0)
+
+        ends = frozenset() if options.ignore_eos else model.tokenizer.end_tokens
+        return Job(
+            prompt=prompt,
+            max_tokens=max_tokens,
+            end_tokens=ends | frozenset(options.stop_token_ids),
+            open=open_job,
+            describe=None if options.logprobs is None else describe,
+            listener=generation,
+            granted=generation.call.options.credit if options.is_streamed else CREDIT_LIMIT,
+        )
+
+
+class Generation:
+    """One `generate` on the event loop: gathers tokens into deltas and settles the call."""
+
+    def __init__(
+        self, call: Call, options: GenerateOptions, prompt_tokens: int, clock: Any
+    ) -> None:
+        self.call = call
+        self.done = asyncio.Event()
+        self._options = options
+        self._prompt_tokens = prompt_tokens
+        self._clock = clock
+        self._job: Job | None = None
+        self._ids: list[int] = []
+        self._text: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._completion_tokens = 0
+        self._is_flush_due = False
+        self._loop = asyncio.get_running_loop()
+
+    def attach(self, job: Job, services: Services) -> None:
+        """Connect the call's credit and interrupts with the job."""
+        self._job = job
+
+        def grant(count: int) -> None:
+            job.granted = min(job.granted + count, CREDIT_LIMIT)
+            services.engine.wake()
+
+        def interrupt(error: IsthmusError) -> None:
+            job.is_cancelled = True
+            services.engine.wake()
+            self._interrupt(error)
+
+        self.call.on_credit = grant if self._options.is_streamed else None
+        self.call.on_interrupt = interrupt
+
+    def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
+        """Keep tokens for this turn's delta."""
+        self._ids += ids
+        self._text.append(text)
+        self._logprobs += logprobs
+        self._completion_tokens += len(ids)
+        if self._options.is_streamed and not self._is_flush_due:
+            # What else the engine posted for this turn is handled before this runs.
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Settle."""
+        self._settle(self._summary(outcome))
+
+    def on_error(self, error: IsthmusError) -> None:
+        """Settle with the engine's error."""
+        self._flush()
+        error.details.setdefault("completion_tokens", self._completion_tokens)
+        self.call.error(error)
+        self.done.set()
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        has_something = bool(self._ids) or any(self._text)
+        if not has_something or not self._options.is_streamed:
+            return
+        count = max(len(self._ids), 1)
+        payload = self._take()
+        self.call.delta(count, payload)
+
+    def _take(self) -> dict[str, Any]:
+        payload: dict[str, Any] = {"text": "".join(self._text), "ids": token_ids(self._ids)}
+        if self._options.logprobs is not None:
+            payload["logprobs"] = self._logprobs
+        self._ids, self._text, self._logprobs = [], [], []
+        return payload
+
+    def _settle(self, summary: dict[str, Any]) -> None:
+        if self._options.is_streamed:
+            self._flush()
+            self.call.end(summary)
+        else:
+            self.call.result({**self._take(), **summary})
+        self.done.set()
+
+    def _interrupt(self, error: IsthmusError) -> None:
+        """Settle now: a cancel with what there is, a deadline with its error."""
+        assert self._job is not None
+        job, now = self._job, self._clock()
+        if isinstance(error, DeadlineExceeded):
+            phase = Phase.DECODE if job.phase is Phase.DONE else job.phase
+            self.on_error(DeadlineExceeded(error.message, phase=phase.value))
+        elif isinstance(error, Cancelled):
+            started, first = job.started_at or now, job.first_token_at or now
+            self._settle(
+                self._summary(
+                    Outcome(
+                        "cancelled",
+                        None,
+                        self._prompt_tokens,
+                        self._completion_tokens,
+                        started,
+                        first,
+                        now,
+                    )
+                )
+            )
+        else:
+            self.on_error(error)
+
+    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+        first = outcome.first_token_at or outcome.ended_at
+        prefill_s, decode_s = first - outcome.started_at, outcome.ended_at - first
+        after_first = max(outcome.completion_tokens - 1, 0)
+        return {
+            "finish_reason": outcome.finish_reason,
+            "stop": outcome.stop,
+            "usage": {
+                "prompt_tokens": outcome.prompt_tokens,
+                "completion_tokens": outcome.completion_tokens,
+                "cached_tokens": 0,
+            },
+            "timing": {
+                "queue_ms": (outcome.started_at - self.call.arrived_at) * 1_000,
+                "prefill_ms": prefill_s * 1_000,
+                "decode_ms": decode_s * 1_000,
+                "ttft_ms": (first - self.call.arrived_at) * 1_000,
+                "tokens_per_second": after_first / decode_s if decode_s > 0 else 0.0,
+                "prefill_tokens_per_second": (
+                    outcome.prompt_tokens / prefill_s if prefill_s > 0 else 0.0
+                ),
+            },
+            "seed": self._options.sampling["seed"],
+        }
+
+
+def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
+    """Read everything but the prompt.
+
+    Raises:
+        InvalidRequest: A field has a wrong type or range.
+    """
+    stops = tuple(fields.items("stop", str, STOP_STRINGS_LIMIT, []))
+    for index, stop in enumerate(stops):
+        if not 0 < len(stop) <= STOP_STRING_CHARS_LIMIT:
+            raise InvalidRequest(
+                f"stop[{index}] must have 1 to {STOP_STRING_CHARS_LIMIT} characters",
+                field=f"stop[{index}]",
+            )
+    stop_token_ids = tuple(fields.items("stop_token_ids", int, _BIAS_LIMIT, []))
+    model.tokenizer.check(list(stop_token_ids), "stop_token_ids")
+    return GenerateOptions(
+        sampling=_read_sampling(fields, model),
+        max_tokens=fields.integer("max_tokens", 1, _CONTEXT_LIMIT, None),
+        stops=stops,
+        stop_token_ids=stop_token_ids,
+        ignore_eos=fields.typed("ignore_eos", bool, False),
+        logprobs=fields.integer("logprobs", 0, TOP_LOGPROBS_LIMIT, None),
+        is_streamed=fields.typed("stream", bool, True),
+    )
+
+
+def _read_sampling(fields: Params, model: LoadedModel) -> dict[str, Any]:
+    seed = fields.integer("seed", 0, _SEED_LIMIT, None)
+    top_p = fields.number("top_p", 0.0, 1.0, 1.0)
+    repetition = fields.number("repetition_penalty", 0.0, 100.0, 1.0)
+    for name, value in (("top_p", top_p), ("repetition_penalty", repetition)):
+        if value <= 0:
+            raise InvalidRequest(f"`{name}` must be above 0", field=name)
+    return {
+        "temperature": fields.number("temperature", 0.0, 10.0, 0.0),
+        "top_p": top_p,
+        "top_k": fields.integer("top_k", 0, _CONTEXT_LIMIT, 0),
+        "min_p": fields.number("min_p", 0.0, 1.0, 0.0),
+        "repetition_penalty": repetition,
+        "repetition_context_size": _context_size(fields, "repetition_context_size"),
+        "presence_penalty": fields.number("presence_penalty", -10.0, 10.0, 0.0),
+        "frequency_penalty": fields.number("frequency_penalty", -10.0, 10.0, 0.0),
+        "penalty_context_size": _context_size(fields, "penalty_context_size"),
+        "logit_bias": _read_bias(fields, model),
+        "seed": secrets.randbelow(_SEED_LIMIT) if seed is None else seed,
+    }
+
+
+def _context_size(fields: Params, name: str) -> int:
+    return fields.integer(name, 1, _CONTEXT_LIMIT, PENALTY_CONTEXT_TOKENS)
+
+
+def _read_bias(fields: Params, model: LoadedModel) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for index, pair in enumerate(fields.items("logit_bias", list, _BIAS_LIMIT, [])):
+        if (
+            len(pair) != 2
+            or type(pair[0]) is not int
+            or type(pair[1]) not in (int, float)
+            or not -1e9 <= pair[1] <= 1e9
+        ):
+            raise InvalidRequest(
+                f"logit_bias[{index}] must be [token id, number]", field=f"logit_bias[{index}]"
+            )
+        bias[pair[0]] = float(pair[1])
+    model.tokenizer.check(list(bias), "logit_bias")
+    return bias
+
+
+def _room(model: LoadedModel, prompt: list[int], options: GenerateOptions) -> int:
+    """Return how many tokens may be generated.
+
+    Raises:
+        InvalidRequest: The prompt is empty, or leaves no room in the context.
+    """
+    if not prompt:
+        raise InvalidRequest("the prompt has no tokens", field="prompt")
+    wanted = options.max_tokens if options.max_tokens is not None else MAX_TOKENS_DEFAULT
+    context = model.verified.context_length
+    if context is None:
+        return wanted
+    if len(prompt) >= context:
+        raise InvalidRequest(
+            f"the prompt has {len(prompt)} tokens, the model's context {context}; shorten it",
+            field="prompt",
+            prompt_tokens=len(prompt),
+            context_length=context,
+        )
+    return min(wanted, context - len(prompt))

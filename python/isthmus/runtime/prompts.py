@@ -1,0 +1,105 @@
+"""From what a request gives (messages, a prompt or ids) to the token ids of a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DeadlineExceeded, InvalidRequest
+from ..limits import INLINE_TEXT_CHARS, TEMPLATE_DEADLINE_S
+from ..text.batch import TextWorker
+from ..text.tokenizer import TextTokenizer
+from .params import Params
+
+MESSAGES_LIMIT = 10_000
+"""Messages of one conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRequest:
+    """How a conversation is rendered."""
+
+    variables: dict[str, Any]
+
+
+def read_template_request(fields: Params) -> TemplateRequest:
+    """Read the options of a chat template."""
+    variables = dict(fields.typed("template_options", dict, {}))
+    variables["add_generation_prompt"] = fields.typed("add_generation_prompt", bool, True)
+    tools = fields.typed("tools", list, None)
+    if tools is not None:
+        variables["tools"] = tools
+    return TemplateRequest(variables)
+
+
+async def render(
+    worker: TextWorker, tokenizer: TextTokenizer, messages: object, request: TemplateRequest
+) -> str:
+    """Render a conversation in the text worker, under a deadline.
+
+    Raises:
+        InvalidRequest: The messages have a wrong shape, or the template refuses them.
+        DeadlineExceeded: The template does not end.
+    """
+    checked = _check_messages(messages)
+    try:
+        async with asyncio.timeout(TEMPLATE_DEADLINE_S):
+            return await worker.run(lambda: tokenizer.render(checked, request.variables))
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the model's chat template did not end within {TEMPLATE_DEADLINE_S:g} s; send `ids` "
+            "or `prompt` instead of messages",
+            phase="template",
+        ) from error
+
+
+async def prompt_ids(worker: TextWorker, tokenizer: TextTokenizer, fields: Params) -> list[int]:
+    """Read exactly one of `prompt`, `messages` and `ids`, and return token ids.
+
+    Raises:
+        InvalidRequest: None or several are there, or the one has a wrong shape.
+    """
+    given = [name for name in ("prompt", "messages", "ids") if name in fields]
+    if len(given) != 1:
+        raise InvalidRequest(
+            f"give exactly one of `prompt`, `messages` and `ids`, not {', '.join(given) or 'none'}",
+            field=given[1] if given else "prompt",
+        )
+    if given == ["ids"]:
+        ids = fields.token_ids("ids")
+        tokenizer.check(ids)
+        return ids
+    if given == ["prompt"]:
+        text = fields.typed("prompt", str)
+        # As mlx_lm.stream_generate: a prompt that begins with the BOS token gets no second one.
+        bos = tokenizer.wrapper.bos_token
+        special = bos is None or not text.startswith(bos)
+        return await encode(worker, tokenizer, text, special)
+    request = read_template_request(fields)
+    text = await render(worker, tokenizer, fields.take("messages"), request)
+    return await encode(worker, tokenizer, text, False)
+
+
+async def encode(
+    worker: TextWorker, tokenizer: TextTokenizer, text: str, add_special_tokens: bool
+) -> list[int]:
+    """Return the ids of a text, on the loop when it is short."""
+    if len(text) <= INLINE_TEXT_CHARS:
+        return tokenizer.encode(text, add_special_tokens)
+    (ids,) = await worker.encode(tokenizer, [text], add_special_tokens)
+    return ids
+
+
+def _check_messages(messages: object) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not 0 < len(messages) <= MESSAGES_LIMIT:
+        raise InvalidRequest(
+            f"`messages` must be an array of 1 to {MESSAGES_LIMIT} messages", field="messages"
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or type(message.get("role")) is not str:
+            raise InvalidRequest(
+                f"messages[{index}] must be a map with a string `role` and a `content`",
+                field=f"messages[{index}]",
+            )
+    return messages

@@ -1,0 +1,79 @@
+"""Which code answers which method.
+
+A method may have an `inline` form, which answers at once on the event loop, and a `run` form, a
+coroutine for what takes time. An inline form that finds its work too large returns `DEFER`, and the
+coroutine takes over. Registering is open, so that a host program or a test can add methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import UnknownMethod
+from .requests import Call
+
+Inline = Callable[[dict[str, Any]], object]
+Run = Callable[[Call, dict[str, Any]], Coroutine[Any, Any, None]]
+
+
+class Deferred:
+    """The type of DEFER."""
+
+
+DEFER: Final = Deferred()
+"""What an inline form returns when its work does not belong on the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is answered; at least one of the two forms is there."""
+
+    name: str
+    inline: Inline | None = None
+    run: Run | None = None
+
+
+class Router:
+    """The table of methods."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def register(self, name: str, *, inline: Inline | None = None, run: Run | None = None) -> None:
+        """Add a method.
+
+        Raises:
+            ValueError: The name is taken, or there is no form.
+        """
+        if name in self._methods or (inline is None and run is None):
+            raise ValueError(f"method {name} is registered already, or has no handler")
+        self._methods[name] = Method(name, inline, run)
+
+    @property
+    def names(self) -> list[str]:
+        """All methods, sorted."""
+        return sorted(self._methods)
+
+    @property
+    def inline_forms(self) -> Mapping[str, Inline]:
+        """The inline form of each method that has one: the hot path's table."""
+        return {
+            name: method.inline
+            for name, method in self._methods.items()
+            if method.inline is not None
+        }
+
+    def find(self, name: str) -> Method:
+        """Return a method.
+
+        Raises:
+            UnknownMethod: There is none of that name.
+        """
+        method = self._methods.get(name)
+        if method is None:
+            raise UnknownMethod(
+                f"there is no method {name[:128]!r}; hello lists what there is", field="method"
+            )
+        return method

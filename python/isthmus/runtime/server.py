@@ -1,0 +1,297 @@
+"""The heart of the runtime: messages in, calls routed, replies out, and an orderly end.
+
+What can be answered at once is answered inside the read callback; the rest becomes a `Call` with a
+task in the one TaskGroup. Every request settles exactly once: by its method, by a cancel or a
+deadline, or by the drain at the end. The server knows no model; methods are registered with the
+router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..errors import (
+    Cancelled,
+    Closing,
+    DeadlineExceeded,
+    DecodeError,
+    DepthExceeded,
+    DuplicateId,
+    InternalError,
+    InvalidRequest,
+    IsthmusError,
+    QueueFull,
+    VersionMismatch,
+)
+from ..limits import (
+    IN_FLIGHT_LIMIT,
+    MESSAGE_LIMIT_BYTES,
+    OPEN_PIECES_LIMIT,
+    PROTOCOL_VERSION,
+    REQUEST_ID_LIMIT,
+)
+from ..transport.writer import OrderedWriter
+from ..wire.codec import Codec
+from ..wire.messages import (
+    CANCEL,
+    CREDIT,
+    HELLO,
+    NO_OPTIONS,
+    PIECE,
+    PING,
+    REQUEST,
+    Kind,
+    PieceAssembler,
+    check_message,
+    error_message,
+    is_request_id,
+    parse_options,
+    peek_request_id,
+)
+from .health import Counters
+from .requests import Call
+from .router import DEFER, Inline, Router
+
+_RESULT = int(Kind.RESULT)
+
+
+class Server:
+    """Serves one host.
+
+    Args:
+        codec: Decodes payloads.
+        writer: Takes replies.
+        router: Knows the methods.
+        group: Owns every task.
+        hello: The runtime's hello.
+        health: Makes the answer to a ping.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        writer: OrderedWriter,
+        router: Router,
+        group: asyncio.TaskGroup,
+        hello: dict[str, Any],
+        health: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._decode = codec.decode
+        self._writer = writer
+        self._send = writer.send
+        self._router = router
+        self._group = group
+        self._hello = hello
+        self._health = health
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[int, Call] = {}
+        self._inline: dict[str, Inline] = {}
+        """Empty until the host has said hello, so that nothing is answered before."""
+        self._pieces = PieceAssembler(MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT)
+        self._is_greeted = False
+        self._is_draining = False
+        self._is_idle = asyncio.Event()
+        self.closing = asyncio.Event()
+        """Set when no more input will come."""
+        self.closed = asyncio.Event()
+        """Set when there is nobody left to answer."""
+        self.counters = Counters()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not settled."""
+        return len(self._calls)
+
+    def say_hello(self) -> None:
+        """Send the first frame."""
+        self._send([HELLO, self._hello])
+
+    def on_payload(self, payload: bytes) -> None:
+        """Take one message."""
+        try:
+            message = self._decode(payload)
+        except (DecodeError, DepthExceeded) as error:
+            self._refuse(peek_request_id(payload), error)
+            return
+        if type(message) is list and len(message) == 4 and message[0] == REQUEST:
+            _, request, name, params = message
+            inline = self._inline.get(name) if type(name) is str else None
+            if (
+                inline is not None
+                and type(params) is dict
+                and type(request) is int
+                and 0 <= request < REQUEST_ID_LIMIT
+                and request not in self._calls
+                and self._answer_inline(inline, request, params)
+            ):
+                return
+        self._on_message(message)
+
+    def on_input_closed(self, error: IsthmusError | None) -> None:
+        """The host sends nothing more: drain, or go at once when the framing broke."""
+        if error is not None:
+            self._refuse(None, error)
+            self._writer.flush()
+        self._is_draining = True
+        self._inline = {}
+        self.closing.set()
+
+    def on_output_closed(self) -> None:
+        """Nobody reads our answers any more."""
+        self.closing.set()
+        self.closed.set()
+
+    async def drain(self, grace_s: float) -> None:
+        """Let unsettled requests settle, then settle the rest with CLOSING."""
+        if self._calls:
+            self._is_idle.clear()
+            waits = {
+                asyncio.ensure_future(self._is_idle.wait()),
+                asyncio.ensure_future(self.closed.wait()),
+            }
+            await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        for call in list(self._calls.values()):
+            call.error(Closing("the runtime is shutting down; send the request to a new one"))
+            if call.task is not None:
+                call.task.cancel()
+        self._writer.flush()
+
+    def _answer_inline(self, inline: Inline, request: int, params: dict[str, Any]) -> bool:
+        try:
+            value = inline(params)
+            if value is DEFER:
+                return False
+            self._send([_RESULT, request, value], request)
+        except IsthmusError as error:
+            self._send(error_message(request, error), request)
+        except Exception as error:  # a defect in one method must not end the others
+            self._send(error_message(request, _defect(error)), request)
+        return True
+
+    def _on_message(self, message: object) -> None:
+        try:
+            checked = check_message(message)
+        except InvalidRequest as error:
+            request = error.details.pop("request", None)
+            self._refuse(request if is_request_id(request) else None, error)  # type: ignore[arg-type]
+            return
+        kind = checked[0]
+        if kind == REQUEST:
+            self._on_request(checked)
+        elif kind == CREDIT:
+            call = self._calls.get(checked[1])
+            if call is not None:
+                call.grant(checked[2])
+        elif kind == CANCEL:
+            self._interrupt(checked[1], Cancelled("the request was cancelled by its caller"))
+        elif kind == PIECE:
+            self._on_piece(checked)
+        elif kind == PING:
+            self._send([int(Kind.PONG), checked[1], self._health()])
+        elif kind == HELLO:
+            self._on_hello(checked[1])
+        else:
+            self._refuse(None, InvalidRequest(f"kind {kind} is not for a host", field="kind"))
+
+    def _on_hello(self, hello: dict[str, Any]) -> None:
+        version = hello.get("protocol")
+        if version != PROTOCOL_VERSION:
+            error = VersionMismatch(
+                f"the host speaks protocol version {version!r}, this runtime (isthmus "
+                f"{self._hello['runtime']}) version {PROTOCOL_VERSION}; install the same version "
+                "of both packages",
+                host=version if isinstance(version, int) else None,
+                runtime=PROTOCOL_VERSION,
+            )
+            self.on_input_closed(error)
+            return
+        self._is_greeted = True
+        if not self._is_draining:
+            self._inline = dict(self._router.inline_forms)
+
+    def _on_piece(self, message: list[Any]) -> None:
+        payload = self._pieces.add(message[1], message[2], message[3])
+        if payload is None:
+            return
+        if payload[1:2] == bytes((PIECE,)):
+            self._refuse(None, InvalidRequest("a piece inside a piece", field="kind"))
+            return
+        self.on_payload(payload)
+
+    def _on_request(self, message: list[Any]) -> None:
+        _, request, name, params = message[:4]
+        try:
+            self._check_can_take(request)
+            options = parse_options(message[4]) if len(message) > 4 else NO_OPTIONS
+            method = self._router.find(name)
+        except IsthmusError as error:
+            self._refuse(request, error)
+            return
+        if method.inline is not None and self._answer_inline(method.inline, request, params):
+            return
+        if method.run is None:
+            self._refuse(request, InternalError(f"{name} cannot be answered here"))
+            return
+        call = Call(request, name, options, time.monotonic(), self._send, self._forget)
+        self._calls[request] = call
+        if options.deadline_ms is not None:
+            call.timer = self._loop.call_later(
+                options.deadline_ms / 1_000, self._on_deadline, call, options.deadline_ms
+            )
+        call.task = self._group.create_task(self._run(call, method.run(call, params)))
+
+    def _check_can_take(self, request: int) -> None:
+        if not self._is_greeted:
+            raise InvalidRequest("say hello before the first request", field="hello")
+        if self._is_draining:
+            raise Closing("the runtime is shutting down; send the request to a new one")
+        if request in self._calls:
+            raise DuplicateId(f"request id {request} is still in use", duplicate=True)
+        if len(self._calls) >= IN_FLIGHT_LIMIT:
+            raise QueueFull(
+                f"{IN_FLIGHT_LIMIT} requests are unsettled; wait for some of them",
+                retry_after_ms=100.0,
+            )
+
+    async def _run(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            call.error(Cancelled("the request was cancelled"))
+        except IsthmusError as error:
+            call.error(error)
+        except Exception as error:  # a defect in one method must not end the others
+            call.error(_defect(error))
+
+    def _on_deadline(self, call: Call, deadline_ms: float) -> None:
+        self.counters.add("deadlines_exceeded")
+        call.interrupt(
+            DeadlineExceeded(
+                f"{call.method} was not done within its deadline of {deadline_ms:g} ms",
+                phase="running",
+            )
+        )
+
+    def _interrupt(self, request: int, error: IsthmusError) -> None:
+        call = self._calls.get(request)
+        if call is not None:
+            self.counters.add("cancelled")
+            call.interrupt(error)
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.request, None)
+        if not self._calls:
+            self._is_idle.set()
+
+    def _refuse(self, request: int | None, error: IsthmusError) -> None:
+        self.counters.add("refused")
+        self._send(error_message(request, error), request)
+
+
+def _defect(error: Exception) -> InternalError:
+    return InternalError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,20 @@
+"""What methods work with: made once, at the start of the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..engine.thread import EngineThread
+from ..models.cache import ModelCache
+from ..settings import Settings
+from ..text.batch import TextWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of the runtime that methods call."""
+
+    settings: Settings
+    engine: EngineThread
+    models: ModelCache
+    text: TextWorker

@@ -1,0 +1,31 @@
+"""The runtime's settings: one frozen object, made at the process's entry from its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .limits import DRAIN_GRACE_S, FRAME_LIMIT_BYTES, PIECE_BYTES, PREFILL_CHUNK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may set.
+
+    Attributes:
+        codec: `msgpack` or `json`.
+        model_roots: Folders that local models must lie in; empty allows any folder.
+        blas: Path of a BLAS library to put in front of mlx's on Linux, `auto` or `off`.
+        frame_limit_bytes: Longest frame that is accepted.
+        piece_bytes: Longer messages travel in pieces of this size.
+        prefill_chunk_tokens: Prompt tokens evaluated at a time.
+        drain_grace_s: Seconds that unsettled requests get once the host has closed our input.
+    """
+
+    codec: str = "msgpack"
+    model_roots: tuple[Path, ...] = ()
+    blas: str = "auto"
+    frame_limit_bytes: int = FRAME_LIMIT_BYTES
+    piece_bytes: int = PIECE_BYTES
+    prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    drain_grace_s: float = DRAIN_GRACE_S

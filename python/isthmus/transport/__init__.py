@@ -1,0 +1,1 @@
+"""Claimed pipes, the ordered writer and the parent watch: bytes to and from the host."""

@@ -1,0 +1,1 @@
+"""The wire, sans-IO: frames, the msgpack and JSON codecs, and the shapes of messages."""

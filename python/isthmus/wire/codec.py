@@ -1,0 +1,218 @@
+"""Payloads to values and back: the strict msgpack subset of the protocol, and JSON lines.
+
+What one language refuses the other refuses too (tests/vectors/codec.json). A value that passed
+`decode` has string keys only, each once, nothing nested deeper than the limit, and plain Python
+types. This module does not know which values are messages.
+"""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+import msgpack
+import orjson
+
+from ..errors import DecodeError, DepthExceeded, LocalProtocolError
+from ..limits import DEPTH_LIMIT
+
+FORBIDDEN_KEYS: Final = frozenset(("__proto__", "constructor", "prototype"))
+"""Keys that would reach an object's prototype in a JavaScript host."""
+
+_SAFE_INTEGER: Final = 2**53 - 1
+_SHORT_PAYLOAD_BYTES: Final = 512
+_SUSPECTS: Final = frozenset((0xCF, 0xD3, 0xFF, *range(0xDC, 0xE0)))
+"""First bytes of 64-bit integers, of long containers, and the type of the timestamp extension."""
+_HARMLESS: Final = bytes(set(range(256)) - set(range(0x80, 0xA0)) - _SUSPECTS)
+_MARKS: Final = bytes(0x80 if byte in _SUSPECTS else 0x01 for byte in range(256))
+_DECODE_FAILURES: Final = (ValueError, TypeError, OverflowError, RecursionError)
+"""msgpack's exceptions come from these four families."""
+
+
+class Codec(Protocol):
+    """Turns a value into the bytes of one message and back."""
+
+    name: str
+
+    def encode(self, value: object) -> bytes:
+        """Return the payload of one message."""
+        ...
+
+    def decode(self, payload: bytes) -> Any:
+        """Return the value of one payload, or raise DecodeError or DepthExceeded."""
+        ...
+
+
+def token_ids(ids: list[int]) -> array[int]:
+    """Return ids in the form that both codecs send as token ids (unsigned 32-bit)."""
+    return array("I", ids)
+
+
+class MsgpackCodec:
+    """The protocol's own codec."""
+
+    name = "msgpack"
+
+    def __init__(self) -> None:
+        self._pack = msgpack.Packer(default=_pack_default, use_bin_type=True).pack
+
+    def encode(self, value: object) -> bytes:
+        """Return the payload of `value`.
+
+        Raises:
+            LocalProtocolError: The value has a type, integer or text that the wire cannot carry.
+        """
+        try:
+            payload: bytes = self._pack(value)
+        except _DECODE_FAILURES as error:
+            self._pack = msgpack.Packer(default=_pack_default, use_bin_type=True).pack
+            raise LocalProtocolError(f"this value cannot travel: {error}") from error
+        return payload
+
+    def decode(self, payload: bytes) -> Any:
+        """Return the value in `payload`.
+
+        Raises:
+            DecodeError: Not exactly one value of the protocol's subset.
+            DepthExceeded: It nests deeper than the limit.
+        """
+        try:
+            value = _unpack(payload, object_pairs_hook=_strict_map, ext_hook=_refuse_extension)
+        except msgpack.StackError as error:
+            raise DepthExceeded(_TOO_DEEP) from error
+        except msgpack.ExtraData as error:
+            raise DecodeError("bytes follow the message in its frame") from error
+        except _DECODE_FAILURES as error:
+            raise DecodeError(f"the payload is not valid msgpack of this protocol: {error}") from (
+                error
+            )
+        if not _is_surely_plain(payload):
+            _check_depth(value)
+            _check_scalars(value)
+        return value
+
+
+class JsonCodec:
+    """Lines of JSON for debugging by hand and for hosts without msgpack."""
+
+    name = "json"
+
+    def encode(self, value: object) -> bytes:
+        """Return `value` as one line without its newline.
+
+        Raises:
+            LocalProtocolError: The value has a type or text that JSON cannot carry.
+        """
+        try:
+            return orjson.dumps(value, default=_json_default)
+        except orjson.JSONEncodeError as error:
+            raise LocalProtocolError(f"this value cannot travel: {error}") from error
+
+    def decode(self, payload: bytes) -> Any:
+        """Return the value of one line.
+
+        Raises:
+            DecodeError: Not JSON, or a forbidden key.
+            DepthExceeded: It nests deeper than the limit.
+        """
+        try:
+            value = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise DecodeError(f"the line is not valid JSON: {error}") from error
+        return _from_json(value, 1)
+
+
+_unpack = msgpack.unpackb
+_TOO_DEEP: Final = f"a message nests deeper than {DEPTH_LIMIT}"
+
+
+def _strict_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a map has the same key twice")
+    if not FORBIDDEN_KEYS.isdisjoint(value):
+        raise ValueError("a map has a key that is forbidden (__proto__, constructor, prototype)")
+    for key in value:
+        if type(key) is not str:
+            raise ValueError("a map has a key that is not a string")
+    return value
+
+
+def _refuse_extension(code: int, _data: bytes) -> object:
+    raise ValueError(f"extension types are not part of this protocol (type {code})")
+
+
+def _is_surely_plain(payload: bytes) -> bool:
+    """Whether a short payload has neither enough container headers to nest too deeply nor a byte
+    that begins what `_check_scalars` refuses: 0.2 microseconds instead of a walk."""
+    if len(payload) > _SHORT_PAYLOAD_BYTES:
+        return False
+    marks = payload.translate(_MARKS, _HARMLESS)
+    return len(marks) <= DEPTH_LIMIT and marks.isascii()
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [item for container in level for item in _items(container)]
+        if not level:
+            return
+    if any(isinstance(item, dict | list) for item in level):
+        raise DepthExceeded(_TOO_DEEP)
+
+
+def _check_scalars(value: object) -> None:
+    """Refuse integers that JavaScript cannot hold, and the timestamp extension (its type is 0xff),
+    which msgpack decodes without asking."""
+    if isinstance(value, int):
+        if not -_SAFE_INTEGER <= value <= _SAFE_INTEGER:
+            raise DecodeError("an integer is beyond 2^53 - 1")
+    elif isinstance(value, msgpack.Timestamp):
+        raise DecodeError("extension types are not part of this protocol (timestamp)")
+    else:
+        for item in _items(value):
+            _check_scalars(item)
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _pack_default(value: object) -> object:
+    if isinstance(value, array) and value.typecode == "I":
+        return value.tobytes()
+    raise TypeError(f"{type(value).__name__} is not part of this protocol")
+
+
+def _json_default(value: object) -> object:
+    if isinstance(value, array):
+        return value.tolist()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$bin": base64.b64encode(value).decode()}
+    raise TypeError(f"{type(value).__name__} is not part of this protocol")
+
+
+def _from_json(value: Any, depth: int) -> Any:
+    if isinstance(value, dict | list):
+        if depth > DEPTH_LIMIT:
+            raise DepthExceeded(_TOO_DEEP)
+        if isinstance(value, list):
+            return [_from_json(item, depth + 1) for item in value]
+        if value.keys() == {"$bin"}:
+            return _from_base64(value["$bin"])
+        if not FORBIDDEN_KEYS.isdisjoint(value):
+            raise DecodeError("a map has a key that is forbidden")
+        return {key: _from_json(item, depth + 1) for key, item in value.items()}
+    _check_scalars(value)
+    return value
+
+
+def _from_base64(text: object) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except ValueError as error:
+        raise DecodeError("a $bin value is not base64") from error
