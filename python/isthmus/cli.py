@@ -14,7 +14,7 @@ from . import __version__
 from .errors import IsthmusError
 from .limits import DRAIN_GRACE_S, FRAME_LIMIT_BYTES, PIECE_BYTES, PREFILL_CHUNK_TOKENS
 from .settings import Settings
-from .transport.claim import ClaimedPipes
+from .transport.claim import ClaimedPipes, unusable_end
 
 _USAGE_ERROR = 2
 _THREAD_SWITCH_S = 0.0005
@@ -64,12 +64,14 @@ def serve(pipes: ClaimedPipes, settings: Settings, extend: object = None) -> NoR
     blas = interpose(settings.blas)
     from .runtime.app import run_runtime
 
+    problem = unusable_end(pipes)
+    if problem is not None:
+        sys.stderr.write(f"isthmus runtime: {problem}; a host program spawns this command\n")
+        os._exit(_USAGE_ERROR)
     code = 1
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             code = runner.run(run_runtime(pipes, settings, blas, extend))  # type: ignore[arg-type]
-    except ValueError as error:
-        sys.stderr.write(f"isthmus runtime: standard input and output must be pipes: {error}\n")
     finally:
         # Interpreter shutdown with a thread inside MLX can end in std::terminate.
         os._exit(code)

@@ -208,9 +208,8 @@ class PythonNotFound(IsthmusError):
     code = "PYTHON_NOT_FOUND"
 
 
-BY_CODE: Mapping[str, type[IsthmusError]] = {
-    error.code: error for error in [InternalError, *IsthmusError.__subclasses__()]
-}
+_LEAVES: list[type[IsthmusError]] = [InternalError, *IsthmusError.__subclasses__()]
+BY_CODE: Mapping[str, type[IsthmusError]] = {leaf.code: leaf for leaf in _LEAVES}
 """Each code's class, for turning a wire error back into an exception."""
 
 

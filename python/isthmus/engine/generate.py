@@ -17,10 +17,23 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..errors import NumericError
-from .sampling import Sampler
+from ..models.load import LoadedModel
+from .sampling import Sampler, SamplingOptions
 
 _CLEAR_CACHE_EVERY = 256
 """Steps between two returns of unused buffers, as in mlx-lm."""
+
+
+def open_sequence(
+    model: LoadedModel,
+    prompt: list[int],
+    options: SamplingOptions,
+    max_tokens: int,
+    chunk_tokens: int,
+) -> Sequence:
+    """Start a generation on a loaded model."""
+    sampler = Sampler(options, model.vocab_size)
+    return Sequence(model.network, prompt, sampler, max_tokens, chunk_tokens)
 
 
 @dataclass(frozen=True, slots=True)

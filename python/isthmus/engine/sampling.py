@@ -156,7 +156,7 @@ def top_logprobs(logprobs: mx.array, token: int, count: int) -> dict[str, Any]:
 
 
 def _finite(value: np.floating[Any]) -> float:
-    """A masked token's minus infinity is sent as the lowest float 32, which every codec can carry."""
+    """Send a masked token's minus infinity as the lowest float 32, which every codec has."""
     return max(float(value), -3.4028234663852886e38)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Final
@@ -16,7 +17,6 @@ _STDERR_FD: Final = 2
 def log(level: str, message: str, **fields: object) -> None:
     """Write one record."""
     record = {"time": time.time(), "level": level, "message": message, **fields}
-    try:
+    # That nobody reads the log must not end the runtime.
+    with contextlib.suppress(OSError):
         os.write(_STDERR_FD, orjson.dumps(record, default=str) + b"\n")
-    except OSError:
-        pass  # nobody reads the log: that must not end the runtime

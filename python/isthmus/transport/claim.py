@@ -8,6 +8,7 @@ wire nor eat one from it. Imports nothing but the interpreter's own `os`.
 from __future__ import annotations
 
 import os
+import stat
 from typing import NamedTuple
 
 
@@ -26,3 +27,12 @@ def claim_stdio() -> ClaimedPipes:
     os.close(null)
     os.dup2(2, 1)
     return pipes
+
+
+def unusable_end(pipes: ClaimedPipes) -> str | None:
+    """Say which end is no pipe, socket or terminal; an event loop cannot wait for anything else."""
+    for name, descriptor in (("input", pipes.read_fd), ("output", pipes.write_fd)):
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)):
+            return f"standard {name} must be a pipe, a socket or a terminal"
+    return None

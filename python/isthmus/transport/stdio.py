@@ -151,5 +151,5 @@ async def open_stdio(
         lambda: _ReadEnd(receiver, decoder, writer), os.fdopen(pipes.read_fd, "rb", buffering=0)
     )
     if hasattr(read_transport, "max_size"):
-        read_transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        read_transport.max_size = READ_BYTES
     return StdioTransport(read_transport, write_transport)

@@ -90,10 +90,11 @@ class GenerateMethod:
         chunk = self._services.settings.prefill_chunk_tokens
 
         def open_job() -> tuple[Steps, TextStream]:
+            from ...engine.generate import open_sequence
             from ...engine.sampling import SamplingOptions
 
             sampling = SamplingOptions(**options.sampling)
-            steps = model.open_steps(prompt, sampling, max_tokens, chunk)
+            steps = open_sequence(model, prompt, sampling, max_tokens, chunk)
             return steps, TextStream(model.tokenizer.wrapper.detokenizer, options.stops)
 
         def describe(steps: Any, token: int) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+# The two commands of a newcomer are `make demo` and `make test`; both set up what they need.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+NODE_FLAGS := --enable-source-maps
+
+.PHONY: setup demo test check bench clean help
+
+help:
+	@echo "make demo    set up, then stream three answers at once from Node"
+	@echo "make test    set up, then run every test"
+	@echo "make check   lint, types and unit tests: the fast loop"
+	@echo "make bench   run the benchmarks in quick mode"
+	@echo "make setup   only set up (.venv and bridge/node_modules)"
+
+setup: $(VENV)/.ready bridge/dist/.ready
+	@$(PY) -c 'from isthmus.engine.blas import HINT, interpose; b = interpose(); \
+	print("BLAS:", b.name); b.name == "bundled" and print(HINT)'
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Isthmus needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+bridge/node_modules/.ready: bridge/package-lock.json bridge/package.json
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' \
+		|| { echo "Isthmus needs Node 20.19 or newer"; exit 1; }
+	cd bridge && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+bridge/dist/.ready: bridge/node_modules/.ready $(shell find bridge/src -name '*.ts') bridge/tsconfig.json
+	cd bridge && npm run --silent build
+	@touch $@
+
+demo: setup
+	@node $(NODE_FLAGS) bridge/examples/demo.mjs
+
+test: setup lint
+	$(PY) -m pytest
+	cd bridge && npx vitest run
+
+check: setup lint
+	$(PY) -m pytest tests/python
+	cd bridge && npx vitest run ../tests/bridge
+
+.PHONY: lint
+lint: setup
+	$(PY) -m ruff check python tests benchmarks
+	$(PY) -m ruff format --check python tests benchmarks
+	$(PY) -m mypy
+	cd bridge && npm run --silent typecheck && npm run --silent lint
+
+bench: setup
+	$(PY) -m benchmarks.ipc_floor --quick
+
+clean:
+	rm -rf $(VENV) bridge/node_modules bridge/dist
