@@ -11,17 +11,28 @@ import asyncio
 import itertools
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from ..engine.thread import EngineThread
 from ..errors import ModelNotLoaded
 from ..text.tokenizer import TextTokenizer
+from .adapter import verify_adapter
 from .load import LoadedModel, Progress, Source, load_network, load_tokenizer
-from .locate import Located, hub_download, locate
+from .locate import Located, hub_download, locate, locate_folder
 from .verify import VerifiedModel, verify
 
+T = TypeVar("T")
+
 _Waiters = list[Progress]
+
+
+class Engine(Protocol):
+    """The thread that may touch MLX."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` on it and return its result."""
+        ...
 
 
 class ModelCache:
@@ -32,7 +43,7 @@ class ModelCache:
         model_roots: Folders that local models must lie in; empty allows any.
     """
 
-    def __init__(self, engine: EngineThread, model_roots: tuple[Path, ...]) -> None:
+    def __init__(self, engine: Engine, model_roots: tuple[Path, ...]) -> None:
         self._engine = engine
         self._model_roots = model_roots
         self._by_handle: dict[str, LoadedModel] = {}
@@ -118,7 +129,7 @@ class ModelCache:
             download = hub_download(downloaded, lambda: is_cancelled)
             located = await asyncio.to_thread(self._locate, source, download)
             tell("verify")
-            verified, adapter = await asyncio.to_thread(_verify, located, source)
+            verified, adapter = await asyncio.to_thread(self._verify, located, source)
             tell("load", 0, verified.weight_bytes, "bytes")
             (network, vocab_size), wrapper = await asyncio.gather(
                 self._engine.run(
@@ -167,19 +178,21 @@ class ModelCache:
             trust_remote_code=source.trust_remote_code,
         )
 
+    def _verify(self, located: Located, source: Source) -> tuple[VerifiedModel, Path | None]:
+        verified = verify(
+            located.path,
+            trust_remote_code=source.trust_remote_code,
+            allowed_roots=located.allowed_roots,
+        )
+        if source.adapter_path is None:
+            return verified, None
+        adapter = locate_folder(source.adapter_path, self._model_roots)
+        return verified, verify_adapter(adapter.path)
+
     def _forget(self, model: LoadedModel) -> None:
         self._by_handle.pop(model.handle, None)
         if self._by_source.get(model.source) is model:
             del self._by_source[model.source]
-
-
-def _verify(located: Located, source: Source) -> tuple[VerifiedModel, Path | None]:
-    verified = verify(
-        located.path,
-        trust_remote_code=source.trust_remote_code,
-        allowed_roots=located.allowed_roots,
-    )
-    return verified, None
 
 
 def _release(model: LoadedModel) -> None:

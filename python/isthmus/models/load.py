@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..engine.job import Steps
 from ..errors import IsthmusError, ModelLoadFailed
 from ..text.tokenizer import TextTokenizer
 from .verify import VerifiedModel
@@ -67,16 +66,6 @@ class LoadedModel:
             "references": self.references,
             "load_ms": self.load_ms,
         }
-
-    def open_steps(
-        self, prompt: list[int], options: Any, max_tokens: int, chunk_tokens: int
-    ) -> Steps:
-        """Make the model work of one generation; on the engine thread."""
-        from ..engine.generate import Sequence
-        from ..engine.sampling import Sampler
-
-        sampler = Sampler(options, self.vocab_size)
-        return Sequence(self.network, prompt, sampler, max_tokens, chunk_tokens)
 
 
 def load_network(folder: Path, adapter: Path | None, trust_remote_code: bool) -> tuple[Any, int]:
