@@ -188,7 +188,12 @@ class EngineThread:
         self._is_waking = False
         while self._outbox:
             call, arguments = self._outbox.popleft()
-            call(*arguments)
+            try:
+                call(*arguments)
+            except Exception as error:  # one listener's defect must not keep the others waiting
+                self._loop.call_exception_handler(
+                    {"message": "a listener of the engine failed", "exception": error}
+                )
 
 
 def _nothing() -> None:

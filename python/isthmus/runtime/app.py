@@ -107,6 +107,7 @@ class Runtime:
         limit = self._settings.frame_limit_bytes
         decoder = LineDecoder(limit) if is_json else FrameDecoder(limit)
         self._handle_signals()
+        self._loop.set_exception_handler(_log_defect)
         self._transport = await open_stdio(
             self._pipes, self.server, decoder, self._writer, self.server.say_hello
         )
@@ -179,6 +180,10 @@ class Runtime:
             if self.server.closed.is_set() or is_unread(self._pipes.write_fd):
                 return
             await asyncio.sleep(0.001)
+
+
+def _log_defect(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log("error", str(context.get("message")), exception=repr(context.get("exception")))
 
 
 def import_models() -> None:

@@ -1,8 +1,9 @@
 """Which code answers which method.
 
 A method may have an `inline` form, which answers at once on the event loop, and a `run` form, a
-coroutine for what takes time. An inline form that finds its work too large returns `DEFER`, and the
-coroutine takes over. Registering is open, so that a host program or a test can add methods.
+function that begins at once and returns a coroutine for what takes time. An inline form that finds
+its work too large returns `DEFER`, and the run form takes over. Registering is open, so that a host
+program or a test can add methods.
 """
 
 from __future__ import annotations

@@ -243,7 +243,14 @@ class Server:
             call.timer = self._loop.call_later(
                 options.deadline_ms / 1_000, self._on_deadline, call, options.deadline_ms
             )
-        call.task = self._group.create_task(self._run(call, method.run(call, params)))
+        try:
+            work = method.run(call, params)
+        except IsthmusError as error:
+            call.error(error)
+        except Exception as error:  # a defect in one method must not end the others
+            call.error(_defect(error))
+        else:
+            call.task = self._group.create_task(self._run(call, work))
 
     def _check_can_take(self, request: int) -> None:
         if not self._is_greeted:

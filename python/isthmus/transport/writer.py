@@ -8,14 +8,14 @@ request keep their order. The writer knows frames and pieces, not what a message
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..limits import FRAME_LIMIT_BYTES, PIECE_BYTES, WRITE_WATERMARK_BYTES
 from ..wire.codec import Codec
-from ..wire.frames import encode_frame
+from ..wire.frames import pack_header
 from ..wire.lines import encode_line
 from ..wire.messages import Kind, PieceFlag
 
@@ -55,20 +55,20 @@ class OrderedWriter:
         self, codec: Codec, loop: asyncio.AbstractEventLoop, piece_bytes: int = PIECE_BYTES
     ) -> None:
         self._encode = codec.encode
-        self._frame: Callable[[bytes, int], bytes] = encode_frame
-        self._piece_bytes = piece_bytes
-        if codec.name == "json":
-            self._frame, self._piece_bytes = encode_line, FRAME_LIMIT_BYTES
+        self._is_lines = codec.name == "json"
+        self._piece_bytes = FRAME_LIMIT_BYTES if self._is_lines else piece_bytes
         self._loop = loop
         self._sink: Sink | None = None
         self._ready: list[bytes] = []
         self._scheduled = False
         self._paused = False
         self._closed = False
+        self._ready_bytes = 0
         self._large: deque[_Large] = deque()
+        self._large_bytes = 0
+        self._large_requests: Counter[int | None] = Counter()
         self._channel = 0
         self.bytes_written = 0
-        self.frames_written = 0
         self.on_drained: Callable[[], None] | None = None
 
     def attach(self, sink: Sink) -> None:
@@ -83,11 +83,15 @@ class OrderedWriter:
             LocalProtocolError: The message cannot be encoded; nothing was queued.
         """
         payload = self._encode(message)
-        if len(payload) > self._piece_bytes or (self._large and self._must_wait(request)):
-            self._channel = (self._channel + 1) % 2**32
-            self._large.append(_Large(request, payload, self._channel))
+        size = len(payload)
+        if size > self._piece_bytes or (self._large and request in self._large_requests):
+            self._enqueue_large(request, payload)
         else:
-            self._ready.append(self._frame(payload, FRAME_LIMIT_BYTES))
+            self._ready_bytes += size
+            if self._is_lines:
+                self._ready.append(encode_line(payload))
+            else:
+                self._ready += (pack_header(size), payload)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
@@ -102,8 +106,10 @@ class OrderedWriter:
         if self._sink is None or self._closed:
             return
         if self._ready:
-            self._write(b"".join(self._ready), len(self._ready))
+            data = b"".join(self._ready)
             self._ready.clear()
+            self._ready_bytes = 0
+            self._write(data)
         self._pump()
 
     def pause(self) -> None:
@@ -122,37 +128,53 @@ class OrderedWriter:
         self._closed = True
         self._ready.clear()
         self._large.clear()
+        self._large_requests.clear()
+        self._ready_bytes = self._large_bytes = 0
 
     @property
     def backlog_bytes(self) -> int:
         """Bytes that wait for the other side to read."""
-        waiting = sum(len(large.payload) - large.offset for large in self._large)
         unread = self._sink.get_write_buffer_size() if self._sink is not None else 0
-        return waiting + unread + sum(map(len, self._ready))
+        return self._ready_bytes + self._large_bytes + unread
 
-    def _must_wait(self, request: int | None) -> bool:
-        return request is not None and any(large.request == request for large in self._large)
+    def _enqueue_large(self, request: int | None, payload: bytes) -> None:
+        self._channel = (self._channel + 1) % 2**32
+        self._large.append(_Large(request, payload, self._channel))
+        self._large_bytes += len(payload)
+        if request is not None:
+            self._large_requests[request] += 1
 
     def _pump(self) -> None:
         while self._large and not self._paused and self._sink is not None:
             large = self._large[0]
-            self._write(self._next_frame(large), 1)
+            piece = self._next_piece(large)
             if large.offset >= len(large.payload):
-                self._large.popleft()
+                self._dequeue_large()
+            self._write(piece)
             if self._sink.get_write_buffer_size() >= WRITE_WATERMARK_BYTES:
                 return
 
-    def _next_frame(self, large: _Large) -> bytes:
-        start, end = large.offset, large.offset + self._piece_bytes
+    def _dequeue_large(self) -> None:
+        request = self._large.popleft().request
+        if request is not None:
+            self._large_requests[request] -= 1
+            if not self._large_requests[request]:
+                del self._large_requests[request]
+
+    def _next_piece(self, large: _Large) -> bytes:
+        start, end = large.offset, min(large.offset + self._piece_bytes, len(large.payload))
         large.offset = end
-        if len(large.payload) <= self._piece_bytes:
-            return self._frame(large.payload, FRAME_LIMIT_BYTES)
+        self._large_bytes -= end - start
+        if end - start == len(large.payload):
+            return self._frame(large.payload)
         flag = PieceFlag.MORE if end < len(large.payload) else PieceFlag.LAST
         piece = [int(Kind.PIECE), large.channel, int(flag), large.payload[start:end]]
-        return self._frame(self._encode(piece), FRAME_LIMIT_BYTES + self._piece_bytes)
+        return self._frame(self._encode(piece))
 
-    def _write(self, data: bytes, frames: int) -> None:
+    def _frame(self, payload: bytes) -> bytes:
+        return encode_line(payload) if self._is_lines else pack_header(len(payload)) + payload
+
+    def _write(self, data: bytes) -> None:
         assert self._sink is not None
         self.bytes_written += len(data)
-        self.frames_written += frames
         self._sink.write(data)

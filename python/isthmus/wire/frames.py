@@ -17,8 +17,11 @@ from struct import Struct
 from ..errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
 from ..limits import FRAME_LIMIT_BYTES
 
-HEADER = Struct(">I")
-HEADER_BYTES = HEADER.size
+_HEADER = Struct(">I")
+HEADER_BYTES = _HEADER.size
+
+pack_header = _HEADER.pack
+"""The four bytes in front of a payload of so many bytes."""
 
 
 def encode_frame(payload: bytes, limit: int = FRAME_LIMIT_BYTES) -> bytes:
@@ -29,7 +32,7 @@ def encode_frame(payload: bytes, limit: int = FRAME_LIMIT_BYTES) -> bytes:
     """
     if not 0 < len(payload) <= limit:
         raise LocalProtocolError(f"a frame of {len(payload)} bytes is not within 1 to {limit}")
-    return HEADER.pack(len(payload)) + payload
+    return pack_header(len(payload)) + payload
 
 
 class FrameDecoder:
@@ -59,7 +62,7 @@ class FrameDecoder:
         yield from self._cut(data)
 
     def _cut(self, data: bytes) -> Iterator[bytes]:
-        start, end, unpack = 0, len(data), HEADER.unpack_from
+        start, end, unpack = 0, len(data), _HEADER.unpack_from
         need = HEADER_BYTES
         while end - start >= HEADER_BYTES:
             (length,) = unpack(data, start)

@@ -11,7 +11,7 @@ from ..errors import FrameTooLarge, RemoteProtocolError
 from ..limits import FRAME_LIMIT_BYTES
 
 
-def encode_line(payload: bytes, _limit: int = FRAME_LIMIT_BYTES) -> bytes:
+def encode_line(payload: bytes) -> bytes:
     """Return `payload` as a line."""
     return payload + b"\n"
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ...engine.job import Job, Outcome, Phase, Steps
+from ...engine.thread import EngineThread
 from ...errors import Cancelled, DeadlineExceeded, InvalidRequest, IsthmusError
 from ...limits import (
     CREDIT_LIMIT,
@@ -60,20 +62,23 @@ class GenerateMethod:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def run(self, call: Call, params: dict[str, Any]) -> None:
-        """Generate until the job ends; settles the call."""
+    def run(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        """Check the options at once; return the coroutine that generates and settles the call."""
         fields = Params(params)
         model = self._services.models.get(fields.typed("model", str))
         options = read_options(fields, model)
+        generation = Generation(call, options, self._services.engine, time.monotonic)
+        return self._generate(generation, model, fields)
+
+    async def _generate(self, generation: Generation, model: LoadedModel, fields: Params) -> None:
         prompt = await prompt_ids(self._services.text, model.tokenizer, fields)
         fields.done()
-        max_tokens = _room(model, prompt, options)
-        generation = Generation(call, options, len(prompt), time.monotonic)
-        job = self._job(model, prompt, options, max_tokens, generation)
-        generation.attach(job, self._services)
-        if call.is_settled:
+        if generation.call.is_settled:
             return
+        max_tokens = _room(model, prompt, generation.options)
+        job = self._job(model, prompt, max_tokens, generation)
         self._services.engine.submit(job)
+        generation.job = job
         try:
             await generation.done.wait()
         finally:
@@ -83,10 +88,10 @@ class GenerateMethod:
         self,
         model: LoadedModel,
         prompt: list[int],
-        options: GenerateOptions,
         max_tokens: int,
         generation: Generation,
     ) -> Job:
+        options = generation.options
         chunk = self._services.settings.prefill_chunk_tokens
 
         def open_job() -> tuple[Steps, TextStream]:
@@ -110,7 +115,7 @@ class GenerateMethod:
             open=open_job,
             describe=None if options.logprobs is None else describe,
             listener=generation,
-            granted=generation.call.options.credit if options.is_streamed else CREDIT_LIMIT,
+            granted=generation.granted,
         )
 
 
@@ -118,36 +123,33 @@ class Generation:
     """One `generate` on the event loop: gathers tokens into deltas and settles the call."""
 
     def __init__(
-        self, call: Call, options: GenerateOptions, prompt_tokens: int, clock: Any
+        self,
+        call: Call,
+        options: GenerateOptions,
+        engine: EngineThread,
+        clock: Callable[[], float],
     ) -> None:
         self.call = call
+        self.options = options
+        self.job: Job | None = None
+        """Set once the engine has it."""
         self.done = asyncio.Event()
-        self._options = options
-        self._prompt_tokens = prompt_tokens
+        self._engine = engine
         self._clock = clock
-        self._job: Job | None = None
+        self._loop = asyncio.get_running_loop()
         self._ids: list[int] = []
         self._text: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
         self._completion_tokens = 0
         self._is_flush_due = False
-        self._loop = asyncio.get_running_loop()
+        self._granted = call.options.credit if options.is_streamed else CREDIT_LIMIT
+        call.on_credit = self._grant
+        call.on_interrupt = self._interrupt
 
-    def attach(self, job: Job, services: Services) -> None:
-        """Connect the call's credit and interrupts with the job."""
-        self._job = job
-
-        def grant(count: int) -> None:
-            job.granted = min(job.granted + count, CREDIT_LIMIT)
-            services.engine.wake()
-
-        def interrupt(error: IsthmusError) -> None:
-            job.is_cancelled = True
-            services.engine.wake()
-            self._interrupt(error)
-
-        self.call.on_credit = grant if self._options.is_streamed else None
-        self.call.on_interrupt = interrupt
+    @property
+    def granted(self) -> int:
+        """Tokens that the reader has room for, counted from the first."""
+        return self._granted
 
     def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
         """Keep tokens for this turn's delta."""
@@ -155,7 +157,7 @@ class Generation:
         self._text.append(text)
         self._logprobs += logprobs
         self._completion_tokens += len(ids)
-        if self._options.is_streamed and not self._is_flush_due:
+        if self.options.is_streamed and not self._is_flush_due:
             # What else the engine posted for this turn is handled before this runs.
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
@@ -174,7 +176,7 @@ class Generation:
     def _flush(self) -> None:
         self._is_flush_due = False
         has_something = bool(self._ids) or any(self._text)
-        if not has_something or not self._options.is_streamed:
+        if not has_something or not self.options.is_streamed:
             return
         count = max(len(self._ids), 1)
         payload = self._take()
@@ -182,43 +184,50 @@ class Generation:
 
     def _take(self) -> dict[str, Any]:
         payload: dict[str, Any] = {"text": "".join(self._text), "ids": token_ids(self._ids)}
-        if self._options.logprobs is not None:
+        if self.options.logprobs is not None:
             payload["logprobs"] = self._logprobs
         self._ids, self._text, self._logprobs = [], [], []
         return payload
 
     def _settle(self, summary: dict[str, Any]) -> None:
-        if self._options.is_streamed:
+        if self.options.is_streamed:
             self._flush()
             self.call.end(summary)
         else:
             self.call.result({**self._take(), **summary})
         self.done.set()
 
+    def _grant(self, count: int) -> None:
+        self._granted = min(self._granted + count, CREDIT_LIMIT)
+        if self.job is not None:
+            self.job.granted = self._granted
+            self._engine.wake()
+
     def _interrupt(self, error: IsthmusError) -> None:
         """Settle now: a cancel with what there is, a deadline with its error."""
-        assert self._job is not None
-        job, now = self._job, self._clock()
+        phase = Phase.QUEUE
+        if self.job is not None:
+            self.job.is_cancelled = True
+            self._engine.wake()
+            phase = Phase.DECODE if self.job.phase is Phase.DONE else self.job.phase
         if isinstance(error, DeadlineExceeded):
-            phase = Phase.DECODE if job.phase is Phase.DONE else job.phase
             self.on_error(DeadlineExceeded(error.message, phase=phase.value))
         elif isinstance(error, Cancelled):
-            started, first = job.started_at or now, job.first_token_at or now
-            self._settle(
-                self._summary(
-                    Outcome(
-                        "cancelled",
-                        None,
-                        self._prompt_tokens,
-                        self._completion_tokens,
-                        started,
-                        first,
-                        now,
-                    )
-                )
-            )
+            self._settle(self._summary(self._cancelled()))
         else:
             self.on_error(error)
+
+    def _cancelled(self) -> Outcome:
+        now, job = self._clock(), self.job
+        return Outcome(
+            finish_reason="cancelled",
+            stop=None,
+            prompt_tokens=0 if job is None else len(job.prompt),
+            completion_tokens=self._completion_tokens,
+            started_at=now if job is None else job.started_at or now,
+            first_token_at=now if job is None else job.first_token_at or now,
+            ended_at=now,
+        )
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:
         first = outcome.first_token_at or outcome.ended_at
@@ -242,7 +251,7 @@ class Generation:
                     outcome.prompt_tokens / prefill_s if prefill_s > 0 else 0.0
                 ),
             },
-            "seed": self._options.sampling["seed"],
+            "seed": self.options.sampling["seed"],
         }
 
 
