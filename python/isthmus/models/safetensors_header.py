@@ -173,9 +173,7 @@ def _decode(raw: bytes) -> dict[str, Any]:
     if not raw.startswith(b"{"):
         raise _BadHeader("the header is not a JSON object")
     try:
-        value = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except _BadHeader:
         raise
     except RecursionError:
@@ -190,10 +188,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise _BadHeader("the header names a key twice")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise _BadHeader(f"the header holds {name}, which is not JSON")
 
 
 def _check_metadata(metadata: object) -> None:

@@ -13,12 +13,12 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 from huggingface_hub.utils.tqdm import hf_thread_map
+from tests.fixtures.bad_models import write_sound
+
 from isthmus.errors import Cancelled, IsthmusError, ModelLoadFailed, PathRefused
 from isthmus.models import BUILTIN_ROOT
 from isthmus.models.locate import DATA_PATTERNS, Located, hub_download, locate
 from isthmus.models.verify import verify
-
-from tests.fixtures.bad_models import write_sound
 
 
 class FakeHub:
@@ -129,7 +129,18 @@ def test_a_folder_outside_model_roots_is_refused_whether_it_exists_or_not(tmp_pa
 @pytest.mark.parametrize(
     "source",
     [
-        *("", "a" * 4097, "a\0b", "line\nbreak", "owner/name\n", "\ud800", "..%2fmodel", "..%5Cx"),
+        *(
+            "",
+            "a" * 4097,
+            "a\0b",
+            "line\nbreak",
+            "/a\0b",
+            "./a\nb",
+            "owner/name\n",
+            "\ud800",
+            "..%2fmodel",
+            "..%5Cx",
+        ),
         *("owner/%2e%2e", "owner/..", "a..b", "-name", "_name", "owner/-x", "name-", "name."),
         *("a--b", "owner/a--b", "x.git", "own er/name", "öwner/name", "owner/na?me"),
         *("CON", "owner/nul", "com1", "aux.model", "owner/LPT9.x", "a" * 97, "o/" + "b" * 97),

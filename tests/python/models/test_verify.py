@@ -14,10 +14,6 @@ import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from isthmus.errors import CodeRefused, IsthmusError, ModelLoadFailed, PathRefused
-from isthmus.models.safetensors_header import DTYPES, parse_header, read_header
-from isthmus.models.verify import VerifiedModel, installed_architectures, verify
-
 from tests.fixtures.bad_models import (
     BAD_FOLDERS,
     CANARY,
@@ -34,6 +30,10 @@ from tests.fixtures.bad_models import (
 from tests.fixtures.bad_models import (
     safetensors as safetensors_file,
 )
+
+from isthmus.errors import CodeRefused, IsthmusError, ModelLoadFailed, PathRefused
+from isthmus.models.safetensors_header import DTYPES, HEADER_LIMIT_BYTES, parse_header, read_header
+from isthmus.models.verify import VerifiedModel, installed_architectures, verify
 
 QUICK = settings(
     max_examples=60,
@@ -76,6 +76,14 @@ def test_a_corrupt_tensor_is_named_with_its_file_and_reason(tmp_path: Path) -> N
         "tensor": "b",
         "reason": "its data overlaps its neighbour",
     }
+
+
+def test_a_header_over_the_cap_is_refused_without_being_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((HEADER_LIMIT_BYTES + 1).to_bytes(8, "little"))
+    os.truncate(file, 2 * HEADER_LIMIT_BYTES)
+    with pytest.raises(ModelLoadFailed, match=f"over {HEADER_LIMIT_BYTES}"):
+        read_header(file)
 
 
 @pytest.mark.parametrize("bad", CODE_FOLDERS, ids=lambda bad: bad.name)
