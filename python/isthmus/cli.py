@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -69,11 +70,14 @@ def serve(pipes: ClaimedPipes, settings: Settings, extend: object = None) -> NoR
         sys.stderr.write(f"isthmus runtime: {problem}; a host program spawns this command\n")
         os._exit(_USAGE_ERROR)
     code = 1
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            code = runner.run(run_runtime(pipes, settings, blas, extend))  # type: ignore[arg-type]
+        code = runner.run(run_runtime(pipes, settings, blas, extend))  # type: ignore[arg-type]
+    except BaseException:
+        traceback.print_exc()
     finally:
-        # Interpreter shutdown with a thread inside MLX can end in std::terminate.
+        # Closing the loop would wait for a thread that downloads, and interpreter shutdown with a
+        # thread inside MLX can end in std::terminate.
         os._exit(code)
 
 

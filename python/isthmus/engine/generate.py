@@ -17,7 +17,6 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..errors import NumericError
-from ..models.load import LoadedModel
 from .sampling import Sampler, SamplingOptions
 
 _CLEAR_CACHE_EVERY = 256
@@ -25,15 +24,16 @@ _CLEAR_CACHE_EVERY = 256
 
 
 def open_sequence(
-    model: LoadedModel,
+    network: Any,
+    vocab_size: int,
     prompt: list[int],
     options: SamplingOptions,
     max_tokens: int,
     chunk_tokens: int,
 ) -> Sequence:
-    """Start a generation on a loaded model."""
-    sampler = Sampler(options, model.vocab_size)
-    return Sequence(model.network, prompt, sampler, max_tokens, chunk_tokens)
+    """Start a generation on a model that mlx-lm has loaded."""
+    sampler = Sampler(options, vocab_size)
+    return Sequence(network, prompt, sampler, max_tokens, chunk_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,22 +99,28 @@ class Sampler:
         """Return the ids that top_p, min_p and top_k leave, the most likely first.
 
         The filters are those of mlx-lm: top_p keeps a token while the mass above it is below
-        top_p, min_p keeps what is at least min_p times the best, both before the temperature.
+        top_p, and its equals with it; min_p keeps what is at least min_p times the best; both
+        before the temperature.
         """
-        options = self._options
         best = _largest(logprobs, self._first_count(len(logprobs)))
-        while options.top_p < 1.0 and len(best) < self._top_k:
-            if float(np.exp(logprobs[best], dtype=np.float64).sum()) >= options.top_p:
-                break
+        count = self._kept_count(logprobs[best])
+        while count == len(best) < self._top_k:
+            # The cut may lie further down.
             best = _largest(logprobs, min(len(best) * 8, self._top_k))
-        values = logprobs[best].astype(np.float64)
-        count = int(np.isfinite(values).sum())
-        if options.top_p < 1.0:
-            mass_above = np.cumsum(np.exp(values)) - np.exp(values)
-            count = min(count, max(int((mass_above < options.top_p).sum()), 1))
-        if options.min_p > 0.0:
-            count = min(count, int((values >= values[0] + math.log(options.min_p)).sum()))
+            count = self._kept_count(logprobs[best])
         return best[:count]
+
+    def _kept_count(self, best: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+        """Return how many of the largest log-probabilities pass top_p and min_p."""
+        values = best.astype(np.float64)
+        count = int(np.isfinite(values).sum())
+        if self._options.top_p < 1.0:
+            mass_above = np.cumsum(np.exp(values)) - np.exp(values)
+            last = max(int((mass_above < self._options.top_p).sum()), 1) - 1
+            count = min(count, int((values >= values[last]).sum()))
+        if self._options.min_p > 0.0:
+            count = min(count, int((values >= values[0] + math.log(self._options.min_p)).sum()))
+        return count
 
     def _first_count(self, vocab_size: int) -> int:
         if self._options.top_p < 1.0:

@@ -98,10 +98,15 @@ class EngineThread:
         def command() -> None:
             if future.cancelled():
                 return
+            if self._failure is not None:
+                _set_exception(future, self._failure)
+                return
             try:
                 result = work()
-            except Exception as error:  # handed to the caller
-                self._post(_set_exception, (future, error))
+            except BaseException as error:
+                self._post(_set_exception, (future, _for_caller(error)))
+                if not isinstance(error, Exception):
+                    raise
             else:
                 self._post(_set_result, (future, result))
 
@@ -141,7 +146,8 @@ class EngineThread:
         failure = EngineDead(f"the engine thread has ended: {reason}; restart the runtime")
         self._failure = failure
         self._scheduler.fail_all(failure)
-        self._fail_commands()
+        # On the loop, where commands come from: none can slip in after it.
+        self._post(self._fail_commands, ())
         if error is not None and self.on_dead is not None:
             self._post(self.on_dead, (failure,))
 
@@ -164,7 +170,7 @@ class EngineThread:
             command()
 
     def _fail_commands(self) -> None:
-        """Run what is still queued, so that no caller waits for ever."""
+        """Fail what is still queued, so that no caller waits for ever; on the event loop."""
         while True:
             try:
                 command = self._commands.get_nowait()
@@ -198,6 +204,13 @@ class EngineThread:
 
 def _nothing() -> None:
     """The command that only wakes the thread."""
+
+
+def _for_caller(error: BaseException) -> Exception:
+    """Return what a caller may be raised; SystemExit and its like would end the loop."""
+    if isinstance(error, Exception):
+        return error
+    return EngineDead(f"the engine thread has ended: {type(error).__name__}: {error}")
 
 
 def _set_result(future: asyncio.Future[T], result: T) -> None:

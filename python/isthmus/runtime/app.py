@@ -116,15 +116,20 @@ class Runtime:
         self._engine.start()
 
     async def stop(self) -> None:
-        """Drain, flush and end the engine; every wait is bounded."""
-        if not is_unread(self._pipes.write_fd):
-            await self.server.drain(self._settings.drain_grace_s)
+        """Drain, flush and end the engine; every wait is bounded, and none when nobody reads."""
+        is_alone = self.server.closed.is_set() or is_unread(self._pipes.write_fd)
+        await self.server.drain(0.0 if is_alone else self._settings.drain_grace_s)
+        if not is_alone:
             await self._flush()
         await self._services.models.close()
         self._lag.stop()
         self._text.close()
-        if not self._engine.stop(_ENGINE_STOP_S):
+        if not self._engine.stop(0.0 if is_alone else _ENGINE_STOP_S) and not is_alone:
             log("warning", "the engine did not end in time")
+
+    async def room(self) -> None:
+        """Wait until the host has taken what is written."""
+        await self._writer.room()
 
     def health(self) -> dict[str, Any]:
         """Return the protocol's health (section 2.5)."""
@@ -198,7 +203,7 @@ def import_models() -> None:
 
 def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Router:
     router = Router()
-    basic.register(router)
+    basic.register(router, runtime.room)
     models.register(router, services)
     text.register(router, services)
     generate.register(router, services)

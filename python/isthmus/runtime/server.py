@@ -91,8 +91,11 @@ class Server:
         self._inline: dict[str, Inline] = {}
         """Empty until the host has said hello, so that nothing is answered before."""
         self._pieces = PieceAssembler(MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT)
+        self._is_assembled = False
+        """Whether the message at hand came in pieces."""
         self._is_greeted = False
         self._is_draining = False
+        self._closing_reason = "the input was closed, or SIGTERM arrived"
         self._is_idle = asyncio.Event()
         self.closing = asyncio.Event()
         """Set when no more input will come."""
@@ -135,6 +138,7 @@ class Server:
         if error is not None:
             self._refuse(None, error)
             self._writer.flush()
+            self._closing_reason = error.message
         self._is_draining = True
         self._inline = {}
         self.closing.set()
@@ -146,6 +150,7 @@ class Server:
 
     async def drain(self, grace_s: float) -> None:
         """Let unsettled requests settle, then settle the rest with CLOSING."""
+        self._send([int(Kind.EVENT), "closing", {"reason": self._closing_reason}])
         if self._calls:
             self._is_idle.clear()
             waits = {
@@ -215,13 +220,16 @@ class Server:
             self._inline = dict(self._router.inline_forms)
 
     def _on_piece(self, message: list[Any]) -> None:
-        payload = self._pieces.add(message[1], message[2], message[3])
-        if payload is None:
-            return
-        if payload[1:2] == bytes((PIECE,)):
+        if self._is_assembled:
             self._refuse(None, InvalidRequest("a piece inside a piece", field="kind"))
             return
-        self.on_payload(payload)
+        payload = self._pieces.add(message[1], message[2], message[3])
+        if payload is not None:
+            self._is_assembled = True
+            try:
+                self.on_payload(payload)
+            finally:
+                self._is_assembled = False
 
     def _on_request(self, message: list[Any]) -> None:
         _, request, name, params = message[:4]
@@ -251,6 +259,8 @@ class Server:
             call.error(_defect(error))
         else:
             call.task = self._group.create_task(self._run(call, work))
+            # A task that is cancelled before its first step never touches its coroutine.
+            call.task.add_done_callback(lambda _: work.close())
 
     def _check_can_take(self, request: int) -> None:
         if not self._is_greeted:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..limits import FRAME_LIMIT_BYTES, PIECE_BYTES, WRITE_WATERMARK_BYTES
+from ..errors import LocalProtocolError
+from ..limits import FRAME_LIMIT_BYTES, MESSAGE_LIMIT_BYTES, PIECE_BYTES, WRITE_WATERMARK_BYTES
 from ..wire.codec import Codec
 from ..wire.frames import pack_header
 from ..wire.lines import encode_line
@@ -57,6 +58,7 @@ class OrderedWriter:
         self._encode = codec.encode
         self._is_lines = codec.name == "json"
         self._piece_bytes = FRAME_LIMIT_BYTES if self._is_lines else piece_bytes
+        self._limit_bytes = FRAME_LIMIT_BYTES if self._is_lines else MESSAGE_LIMIT_BYTES
         self._loop = loop
         self._sink: Sink | None = None
         self._ready: list[bytes] = []
@@ -68,6 +70,7 @@ class OrderedWriter:
         self._large_bytes = 0
         self._large_requests: Counter[int | None] = Counter()
         self._channel = 0
+        self._has_room = asyncio.Event()
         self.bytes_written = 0
         self.on_drained: Callable[[], None] | None = None
 
@@ -80,10 +83,16 @@ class OrderedWriter:
         """Queue a message; `request` is the id whose order it keeps.
 
         Raises:
-            LocalProtocolError: The message cannot be encoded; nothing was queued.
+            LocalProtocolError: The message cannot be encoded or is too long; nothing was queued.
         """
         payload = self._encode(message)
         size = len(payload)
+        if size > self._limit_bytes:
+            raise LocalProtocolError(
+                f"a message of {size} bytes is over the limit of {self._limit_bytes}; send less",
+                length=size,
+                limit=self._limit_bytes,
+            )
         if size > self._piece_bytes or (self._large and request in self._large_requests):
             self._enqueue_large(request, payload)
         else:
@@ -130,6 +139,13 @@ class OrderedWriter:
         self._large.clear()
         self._large_requests.clear()
         self._ready_bytes = self._large_bytes = 0
+        self._has_room.set()
+
+    async def room(self) -> None:
+        """Wait until nothing is held back any more: for producers that could go on for ever."""
+        while (self._paused or self._large) and not self._closed:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     @property
     def backlog_bytes(self) -> int:
@@ -151,8 +167,11 @@ class OrderedWriter:
             if large.offset >= len(large.payload):
                 self._dequeue_large()
             self._write(piece)
-            if self._sink.get_write_buffer_size() >= WRITE_WATERMARK_BYTES:
-                return
+            # Over it, not at it: only a transport that has paused says when it has room again.
+            if self._sink.get_write_buffer_size() > WRITE_WATERMARK_BYTES:
+                break
+        if not self._paused and not self._large:
+            self._has_room.set()
 
     def _dequeue_large(self) -> None:
         request = self._large.popleft().request

@@ -120,6 +120,8 @@ class JsonCodec:
         try:
             value = orjson.loads(payload)
         except orjson.JSONDecodeError as error:
+            if "depth" in str(error) or "ecursion" in str(error):  # orjson's own limit is 1024
+                raise DepthExceeded(_TOO_DEEP) from error
             raise DecodeError(f"the line is not valid JSON: {error}") from error
         return _from_json(value, 1)
 

@@ -7,6 +7,7 @@ settles the request at once with what it has; the engine drops the job within on
 from __future__ import annotations
 
 import asyncio
+import copy
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -75,6 +76,8 @@ class GenerateMethod:
         fields.done()
         if generation.call.is_settled:
             return
+        # It may have been unloaded while the prompt was made.
+        self._services.models.get(model.handle)
         max_tokens = _room(model, prompt, generation.options)
         job = self._job(model, prompt, max_tokens, generation)
         self._services.engine.submit(job)
@@ -91,7 +94,7 @@ class GenerateMethod:
         max_tokens: int,
         generation: Generation,
     ) -> Job:
-        options = generation.options
+        options, network = generation.options, model.network
         chunk = self._services.settings.prefill_chunk_tokens
 
         def open_job() -> tuple[Steps, TextStream]:
@@ -99,7 +102,7 @@ class GenerateMethod:
             from ...engine.sampling import SamplingOptions
 
             sampling = SamplingOptions(**options.sampling)
-            steps = open_sequence(model, prompt, sampling, max_tokens, chunk)
+            steps = open_sequence(network, model.vocab_size, prompt, sampling, max_tokens, chunk)
             return steps, TextStream(model.tokenizer.wrapper.detokenizer, options.stops)
 
         def describe(steps: Any, token: int) -> dict[str, Any]:
@@ -169,8 +172,10 @@ class Generation:
     def on_error(self, error: IsthmusError) -> None:
         """Settle with the engine's error."""
         self._flush()
-        error.details.setdefault("completion_tokens", self._completion_tokens)
-        self.call.error(error)
+        # A copy: when the engine dies all jobs are given the same error.
+        own = copy.copy(error)
+        own.details = {"completion_tokens": self._completion_tokens, **error.details}
+        self.call.error(own)
         self.done.set()
 
     def _flush(self) -> None:

@@ -1,0 +1,36 @@
+"""A Python host for the runtime: for scripts, tests and benchmarks.
+
+    async with await isthmus.host.start() as runtime:
+        model = await runtime.load_model()
+        async for delta in model.generate("Once upon a time", max_tokens=40):
+            ...
+
+Works on asyncio's own loop and on uvloop. Imports neither mlx nor mlx_lm.
+"""
+
+from .generation import (
+    Delta,
+    GenerateOptions,
+    Generation,
+    GenerationResult,
+    TokenLogprobs,
+    Usage,
+)
+from .model import Model, ModelInfo
+from .process import ExitReport
+from .runtime import Graces, Runtime, start
+
+__all__ = [
+    "Delta",
+    "ExitReport",
+    "GenerateOptions",
+    "Generation",
+    "GenerationResult",
+    "Graces",
+    "Model",
+    "ModelInfo",
+    "Runtime",
+    "TokenLogprobs",
+    "Usage",
+    "start",
+]

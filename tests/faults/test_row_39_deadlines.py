@@ -1,0 +1,64 @@
+"""Row 39: a deadline passes in the queue, or while the request runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.peer import DELTA, ERROR, RESULT, Peer, wait_until
+
+
+def test_in_the_queue_it_says_so_and_the_request_never_runs(peer: Peer, chain_folder: Path) -> None:
+    model = peer.load(chain_folder)
+    blocker = peer.request("fault_block_engine", {"seconds": 1})
+    request = peer.request(
+        "generate", {"model": model, "prompt": "a", "max_tokens": 8}, {"deadline_ms": 50}
+    )
+    kind, _, error = peer.settled(request)
+    assert (kind, error["code"], error["phase"]) == (ERROR, "DEADLINE_EXCEEDED", "queue")
+    assert peer.take_kept(blocker) == []
+    assert peer.settled(blocker)[0] == RESULT
+    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    assert peer.take_kept(request) == []
+
+
+def test_while_it_decodes_the_error_carries_how_far_it_came(peer: Peer, chain_folder: Path) -> None:
+    model = peer.load(chain_folder)
+    request = peer.request(
+        "generate",
+        {"model": model, "prompt": "a", "max_tokens": 10**5},
+        {"deadline_ms": 700, "credit": 10**6},
+    )
+    received = 0
+    while (message := peer.next_of(request))[0] == DELTA:
+        received += message[2]
+    error = message[2]
+    assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "decode")
+    assert error["details"]["completion_tokens"] == received > 0
+    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+
+
+def test_in_prefill_it_says_so(peer: Peer, deep_folder: Path) -> None:
+    model = peer.load(deep_folder)
+    request = peer.request(
+        "generate", {"model": model, "prompt": "x" * 60_000}, {"deadline_ms": 500}
+    )
+    error = peer.settled(request)[2]
+    assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "prefill")
+    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.call("unload_model", {"model": model})
+
+
+def test_any_other_method_is_stopped_too(peer: Peer) -> None:
+    bystander = peer.request("fault_sleep", {"seconds": 0.3})
+    request = peer.request("fault_sleep", {"seconds": 60}, {"deadline_ms": 50})
+    error = peer.settled(request)[2]
+    assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "running")
+    assert peer.settled(bystander)[0] == RESULT
+
+
+@pytest.mark.parametrize("deadline_ms", [0, -1, "50", True, float("inf"), float("nan")])
+def test_what_is_no_deadline_is_refused(peer: Peer, deadline_ms: object) -> None:
+    request = peer.request("echo", {"data": 1}, {"deadline_ms": deadline_ms})
+    assert peer.settled(request)[2]["details"]["field"] == "options.deadline_ms"

@@ -1,0 +1,56 @@
+"""Row 42: one item of a batch is bad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.faults.peer import Peer, wire_ids
+
+COUNT = 64
+BAD = 17
+GOOD_TEXTS = [f"text number {index}" for index in range(COUNT)]
+
+
+def with_bad(items: list[Any], bad: object) -> list[Any]:
+    """Return the items with one replaced."""
+    return [bad if index == BAD else item for index, item in enumerate(items)]
+
+
+@pytest.mark.parametrize("bad", [7, b"bytes", ["list"], {"map": 1}, True])
+@pytest.mark.parametrize("method", ["tokenize", "count_tokens"])
+def test_the_other_texts_have_their_results_in_order(
+    peer: Peer, chat: str, method: str, bad: object
+) -> None:
+    results = peer.call(f"batch_{method}", {"model": chat, "texts": with_bad(GOOD_TEXTS, bad)})
+    expected = [peer.call(method, {"model": chat, "text": text}) for text in GOOD_TEXTS]
+    error = results["results"][BAD]["error"]
+    assert (error["code"], error["details"]["field"]) == ("INVALID_REQUEST", f"texts[{BAD}]")
+    assert with_bad(results["results"], None) == with_bad(expected, None)
+
+
+@pytest.mark.parametrize("bad", [[10**6], [-1], b"\x01", "ids", wire_ids([2**31])])
+def test_the_other_ids_have_their_text_in_order(peer: Peer, chat: str, bad: object) -> None:
+    ids = [peer.call("tokenize", {"model": chat, "text": text})["ids"] for text in GOOD_TEXTS]
+    results = peer.call("batch_detokenize", {"model": chat, "ids": with_bad(ids, bad)})["results"]
+    assert results[BAD]["error"]["code"] == "INVALID_REQUEST"
+    assert with_bad(results, None) == with_bad([{"text": text} for text in GOOD_TEXTS], None)
+
+
+@pytest.mark.parametrize("bad", [[], "hello", [{"content": "no role"}], [{"role": 1}]])
+def test_the_other_conversations_are_rendered_in_order(
+    peer: Peer, chat: str, bad: object
+) -> None:
+    conversations = [[{"role": "user", "content": text}] for text in GOOD_TEXTS]
+    results = peer.call(
+        "batch_apply_chat_template",
+        {"model": chat, "conversations": with_bad(conversations, bad)},
+    )["results"]
+    assert results[BAD]["error"]["code"] == "INVALID_REQUEST"
+    rendered = [result.get("text", "") for result in results]
+    assert all(
+        text in shown
+        for index, (text, shown) in enumerate(zip(GOOD_TEXTS, rendered, strict=True))
+        if index != BAD
+    )
