@@ -20,6 +20,7 @@ QUESTIONS_PER_KIND = 60
 DRAFT_QUESTIONS_PER_KIND = 8
 DRAFT_TOKENS = 3
 MOST_ANSWER_TOKENS = 200
+SPARE_TOKENS = 4  # an answer longer than the true one by more is wrong however it goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ def load_folder(folder: Path, with_draft: bool = True) -> Loaded:
     return Loaded(model, tokenizer, draft)
 
 
-def decode(loaded: Loaded, prompt: str, with_draft: bool = False) -> Answer:
+def decode(
+    loaded: Loaded, prompt: str, with_draft: bool = False, most_tokens: int = MOST_ANSWER_TOKENS
+) -> Answer:
     """Decode greedily, by speculation if `with_draft`."""
     from mlx_lm import stream_generate
 
-    options: dict[str, Any] = {"max_tokens": MOST_ANSWER_TOKENS}
+    options: dict[str, Any] = {"max_tokens": most_tokens}
     if with_draft:
         options |= {"draft_model": loaded.draft, "num_draft_tokens": DRAFT_TOKENS}
     pieces = list(stream_generate(loaded.model, loaded.tokenizer, prompt, **options))
@@ -73,7 +76,8 @@ def answers(
     """Decode an answer to the last question of each conversation."""
     for conversation in conversations:
         prompt = render(conversation.prompt_messages())
-        yield conversation, decode(loaded, prompt, with_draft)
+        most_tokens = len(loaded.tokenizer.encode(conversation.answer)) + SPARE_TOKENS
+        yield conversation, decode(loaded, prompt, with_draft, most_tokens)
 
 
 def score_kinds(loaded: Loaded, per_kind: int = QUESTIONS_PER_KIND) -> dict[str, KindScore]:

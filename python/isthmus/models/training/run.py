@@ -16,7 +16,7 @@ from .tokenizer import train_tokenizer
 from .train import LoopFigures, train_chat, train_draft
 
 TOKENIZER_CONVERSATIONS = 20_000
-DRAFT_SHARE = 0.2  # of the minutes
+DRAFT_SHARE = 0.17  # of the minutes
 
 
 def corpus_texts(seed: int) -> Iterator[str]:
