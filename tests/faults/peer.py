@@ -304,6 +304,15 @@ class Peer:
         report: dict[str, Any] = message[2]
         return report
 
+    def is_in_prefill(self) -> bool:
+        """Whether the engine has worked on one step for longer than a decode step takes."""
+        engine = self.health()["engine"]
+        return engine["state"] == "busy" and engine["progress_age_ms"] > 200
+
+    def becomes_idle(self) -> None:
+        """Wait until the engine has nothing to do."""
+        wait_until(lambda: bool(self.health()["engine"]["state"] == "idle"), "the engine is idle")
+
     def load(self, folder: Path | str) -> str:
         """Load a model and return its handle."""
         return str(self.call("load_model", {"source": str(folder)})["model"])

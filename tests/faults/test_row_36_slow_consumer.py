@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.peer import CREDIT, DELTA, END, Peer, read_ids, wait_until
+from tests.faults.peer import CREDIT, DELTA, END, Peer, read_ids
 
 MIB = 1 << 20
 COUNT = 100_000
@@ -49,7 +49,7 @@ def test_a_generation_whose_reader_stops_holds_no_other_back(
     assert len(peer.generate(model, "b", max_tokens=64)[0]) == 64
     stalled = [token for message in peer.take_kept(slow) for token in read_ids(message[3]["ids"])]
     assert stalled == [97] * 4
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
     peer.send([CREDIT, slow, 3], [CREDIT, slow, 10_000])
     ids: list[int] = []
     while (message := peer.next_of(slow))[0] == DELTA:

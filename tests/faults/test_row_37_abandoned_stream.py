@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.peer import CANCEL, DELTA, END, Peer, wait_until
+from tests.faults.peer import CANCEL, DELTA, END, Peer
 
 
 def test_a_cancelled_generation_leaves_the_engine_and_nothing_follows_its_end(
@@ -21,7 +21,7 @@ def test_a_cancelled_generation_leaves_the_engine_and_nothing_follows_its_end(
     kind, _, end = peer.settled(request)
     assert (kind, end["finish_reason"]) == (END, "cancelled")
     assert 3 <= end["usage"]["completion_tokens"] < 100_000
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
     assert peer.health()["in_flight"] == 0
     assert peer.is_echoing()
     assert peer.take_kept(request) == []

@@ -44,10 +44,10 @@ def test_in_prefill_it_stops_at_the_next_chunk(peer: Peer, chain: str, deep_fold
     request = peer.request("generate", {"model": deep, "prompt": "x" * 60_000, "max_tokens": 1})
     other = peer.request("generate", {"model": chain, "prompt": "b", "max_tokens": 3})
     assert peer.settled(other)[2]["finish_reason"] == "length"
-    assert peer.health()["engine"]["state"] == "busy"
+    wait_until(peer.is_in_prefill, "the prompt is evaluated")
     peer.send([CANCEL, request])
     assert_cancelled(peer.settled(request), 0)
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
     peer.call("unload_model", {"model": deep})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.peer import DELTA, ERROR, RESULT, Peer, wait_until
+from tests.faults.peer import DELTA, ERROR, RESULT, Peer
 
 
 def test_in_the_queue_it_says_so_and_the_request_never_runs(peer: Peer, chain_folder: Path) -> None:
@@ -19,7 +19,7 @@ def test_in_the_queue_it_says_so_and_the_request_never_runs(peer: Peer, chain_fo
     assert (kind, error["code"], error["phase"]) == (ERROR, "DEADLINE_EXCEEDED", "queue")
     assert peer.take_kept(blocker) == []
     assert peer.settled(blocker)[0] == RESULT
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
     assert peer.take_kept(request) == []
 
 
@@ -36,7 +36,7 @@ def test_while_it_decodes_the_error_carries_how_far_it_came(peer: Peer, chain_fo
     error = message[2]
     assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "decode")
     assert error["details"]["completion_tokens"] == received > 0
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
 
 
 def test_in_prefill_it_says_so(peer: Peer, deep_folder: Path) -> None:
@@ -46,7 +46,7 @@ def test_in_prefill_it_says_so(peer: Peer, deep_folder: Path) -> None:
     )
     error = peer.settled(request)[2]
     assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "prefill")
-    wait_until(lambda: peer.health()["engine"]["state"] == "idle", "the engine is idle")
+    peer.becomes_idle()
     peer.call("unload_model", {"model": model})
 
 

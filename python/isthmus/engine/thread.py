@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import EngineDead, IsthmusError, QueueFull
+from ..errors import EngineDead, QueueFull
 from ..limits import GENERATE_QUEUE_LIMIT
 from .job import Job
 from .scheduler import Scheduler
@@ -221,10 +221,3 @@ def _set_result(future: asyncio.Future[T], result: T) -> None:
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def as_engine_error(error: Exception, doing: str) -> IsthmusError:
-    """Wrap an exception that a model library raised while `doing` something."""
-    if isinstance(error, IsthmusError):
-        return error
-    return IsthmusError(f"{doing} failed: {type(error).__name__}: {error}")

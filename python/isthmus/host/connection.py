@@ -274,7 +274,7 @@ class Connection:
         return pending
 
     def _settle_all(self, error: IsthmusError) -> None:
-        if self._failure is None or isinstance(self._failure, Closing):
+        if self._failure is None:
             self._failure = error
         if not self.hello.done():
             self.hello.set_exception(_own_copy(error))

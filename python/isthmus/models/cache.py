@@ -18,8 +18,9 @@ from typing import Any, Protocol, TypeVar
 from ..errors import ModelNotLoaded
 from ..text.tokenizer import TextTokenizer
 from .adapter import verify_adapter
+from .download import hub_download
 from .load import LoadedModel, Progress, Source, load_network, load_tokenizer
-from .locate import Located, hub_download, locate, locate_folder
+from .locate import Located, locate, locate_folder
 from .verify import VerifiedModel, verify
 
 T = TypeVar("T")

@@ -2,24 +2,24 @@
 
 A source is `default` or `default-draft` (the models inside the package), a folder, or a Hugging
 Face id. What looks like a path is never looked up on the Hub, and an id is checked strictly before
-it takes part in any path. Nothing here reads a file of the folder: `verify` does. huggingface_hub
-is imported only when a download is asked for, mlx never.
+it takes part in any path.
+
+Not known here: what the folder's files hold (`verify` reads them), and how a download is made and
+fails (`download`). mlx is never imported, huggingface_hub only for a folder that may be its cache.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal
 
-from isthmus.errors import Cancelled, InternalError, IsthmusError, ModelLoadFailed, PathRefused
-from isthmus.models import BUILTIN_ROOT
-from isthmus.models.safetensors_header import shown
+from ..errors import IsthmusError, ModelLoadFailed, PathRefused
+from . import BUILTIN_ROOT
+from .download import Download, download_failure
+from .safetensors_header import shown
 
 SOURCE_CHARS_LIMIT: Final = 4_096
 """Longest source: PATH_MAX of Linux."""
@@ -29,9 +29,6 @@ HUB_ID_CHARS_LIMIT: Final = 193
 
 REVISION_CHARS_LIMIT: Final = 200
 """Longest revision: git refuses longer names on common file systems."""
-
-DOWNLOAD_RETRY_AFTER_MS: Final = 5_000.0
-"""When a download that failed half-way is worth another try: connections recover in seconds."""
 
 BUILTIN_FOLDERS: Final = {"default": "chat", "default-draft": "draft"}
 
@@ -57,22 +54,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ENCODED_SEPARATOR = re.compile(r"(?i)%(2e|2f|5c|00)")
 _PATH_START = re.compile(r"[/.~]|[A-Za-z]:")
 _FILE_END = re.compile(r"(?i)\.(safetensors|gguf|bin|pt|pth|pkl|json|npz|zip|tar|gz|py)$")
-
-Report = Callable[[int, int, str], None]
-"""Told `(done, total, unit)` while a download runs, from any of its threads."""
-
-
-class Download(Protocol):
-    """Fetch a snapshot of a Hugging Face repository and return its folder."""
-
-    def __call__(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None,
-        allow_patterns: Sequence[str],
-        local_files_only: bool,
-    ) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +81,7 @@ def locate(
         model_roots: When not empty, folders outside all of these are refused.
         local_files_only: Take Hub models from the local cache only.
         revision: Branch, tag or commit of a Hub model.
-        download: See `hub_download`.
+        download: See `hub_download` in `download`.
 
     Raises:
         PathRefused: The source, or the folder behind it, is one that must not be used.
@@ -126,8 +107,40 @@ def locate(
     except IsthmusError:
         raise
     except Exception as error:
-        raise _download_failure(source, error) from error
+        raise download_failure(source, error) from error
     return Located(path, source, "hub", _hub_roots(path))
+
+
+def locate_folder(source: str, model_roots: tuple[Path, ...]) -> Located:
+    """Find a folder of this disk: a model's, or an adapter's.
+
+    Raises:
+        PathRefused: It has odd characters, or lies outside all of `model_roots`.
+        ModelLoadFailed: With cause `missing` or `not_a_folder`.
+    """
+    _check_characters(source)
+    path = Path(os.path.realpath(os.path.expanduser(source)))
+    roots = [Path(os.path.realpath(root)) for root in model_roots]
+    # Before it is looked at, so that a refusal does not tell whether the path exists.
+    if roots and not any(path.is_relative_to(root) for root in roots):
+        raise _refused(source, "lies outside the folders of the setting model_roots")
+    if not os.path.lexists(path):
+        raise ModelLoadFailed(
+            f"There is no {shown(str(path))}. Check the path; a Hugging Face id is owner/name.",
+            phase="load",
+            cause="missing",
+            path=shown(str(path)),
+        )
+    if not path.is_dir():
+        raise ModelLoadFailed(
+            f"{shown(str(path))} is a file; give the folder that holds config.json and "
+            "model*.safetensors.",
+            phase="load",
+            cause="not_a_folder",
+            path=shown(str(path)),
+        )
+    roots_of_links = _hub_roots(path) if _is_in_hub_cache(path) else ()
+    return Located(path, source, "hub" if roots_of_links else "folder", roots_of_links)
 
 
 def check_hub_id(source: str) -> None:
@@ -168,113 +181,6 @@ def check_revision(revision: str | None) -> None:
     )
     if not is_fine:
         raise _refused(revision, "is no branch, tag or commit name", field="revision")
-
-
-def hub_download(report: Report, is_cancelled: Callable[[], bool]) -> Download:
-    """Return a `Download` from the Hugging Face Hub that reports bytes and can be cancelled.
-
-    `is_cancelled` is asked at every chunk and file. Bytes that are already on the disk stay
-    there, so that a later download goes on from them.
-    """
-    progress = _Progress(report, is_cancelled)
-
-    def download(
-        repo_id: str,
-        *,
-        revision: str | None,
-        allow_patterns: Sequence[str],
-        local_files_only: bool,
-    ) -> Path:
-        from huggingface_hub import snapshot_download
-
-        progress.check_cancelled()
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=list(allow_patterns),
-            local_files_only=local_files_only,
-            tqdm_class=progress.bar_class(),
-        )
-        # An exception in a progress callback is not certain to end every kind of transfer.
-        progress.check_cancelled()
-        return Path(folder)
-
-    return download
-
-
-class _Progress:
-    """Adds up the progress bars of one download, which several threads advance."""
-
-    def __init__(self, report: Report, is_cancelled: Callable[[], bool]) -> None:
-        self._report = report
-        self._is_cancelled = is_cancelled
-        self._bars_lock = threading.Lock()
-        self._byte_bars: list[_Bar] = []
-
-    def check_cancelled(self) -> None:
-        if self._is_cancelled():
-            raise Cancelled("The download was cancelled.", phase="load")
-
-    def bar_class(self) -> type[Any]:
-        progress = self
-
-        class BoundBar(_Bar):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(progress, *args, **kwargs)
-
-        return BoundBar
-
-    def add(self, bar: _Bar) -> None:
-        if bar.unit == "B":
-            with self._bars_lock:
-                self._byte_bars.append(bar)
-
-    def advance(self, bar: _Bar, count: float) -> None:
-        self.check_cancelled()
-        with self._bars_lock:
-            bar.n += count
-            # One bar counts bytes from the network and one bytes on the disk, of the same files.
-            done = max((int(other.n) for other in self._byte_bars), default=0)
-            total = max((int(other.total or 0) for other in self._byte_bars), default=0)
-        if bar.unit == "B" and total > 0:
-            self._report(min(done, total), total, "bytes")
-
-
-class _Bar:
-    """The part of tqdm's interface that huggingface_hub uses; it draws nothing."""
-
-    format_dict: Final[dict[str, Any]] = {}
-
-    def __init__(self, progress: _Progress, iterable: Iterable[Any] = (), **kwargs: Any) -> None:
-        self._progress = progress
-        self._iterable = iterable
-        self.total: float | None = kwargs.get("total")
-        self.n: float = kwargs.get("initial") or 0
-        self.unit = str(kwargs.get("unit", "it"))
-        progress.add(self)
-
-    def update(self, n: float | None = 1) -> None:
-        self._progress.advance(self, n or 0)
-
-    def refresh(self, *args: Any, **kwargs: Any) -> None:
-        self._progress.check_cancelled()
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable:
-            yield item
-            self.update(1)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def _draw_nothing(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-    close = set_description = set_description_str = _draw_nothing
-    set_postfix = set_postfix_str = reset = clear = _draw_nothing
 
 
 def _refused(value: str, why: str, field: str = "source") -> PathRefused:
@@ -324,38 +230,6 @@ def _builtin(source: str) -> Path:
     return path
 
 
-def locate_folder(source: str, model_roots: tuple[Path, ...]) -> Located:
-    """Find a folder of this disk: a model's, or an adapter's.
-
-    Raises:
-        PathRefused: It has odd characters, or lies outside all of `model_roots`.
-        ModelLoadFailed: With cause `missing` or `not_a_folder`.
-    """
-    _check_characters(source)
-    path = Path(os.path.realpath(os.path.expanduser(source)))
-    roots = [Path(os.path.realpath(root)) for root in model_roots]
-    # Before it is looked at, so that a refusal does not tell whether the path exists.
-    if roots and not any(path.is_relative_to(root) for root in roots):
-        raise _refused(source, "lies outside the folders of the setting model_roots")
-    if not os.path.lexists(path):
-        raise ModelLoadFailed(
-            f"There is no {shown(str(path))}. Check the path; a Hugging Face id is owner/name.",
-            phase="load",
-            cause="missing",
-            path=shown(str(path)),
-        )
-    if not path.is_dir():
-        raise ModelLoadFailed(
-            f"{shown(str(path))} is a file; give the folder that holds config.json and "
-            "model*.safetensors.",
-            phase="load",
-            cause="not_a_folder",
-            path=shown(str(path)),
-        )
-    roots_of_links = _hub_roots(path) if _is_in_hub_cache(path) else ()
-    return Located(path, source, "hub" if roots_of_links else "folder", roots_of_links)
-
-
 def _hub_roots(path: Path) -> tuple[Path, ...]:
     """The cache around `<cache>/models--owner--name/snapshots/<commit>`: its files are links."""
     is_snapshot = len(path.parts) > 3 and path.parent.name == "snapshots"
@@ -368,78 +242,3 @@ def _is_in_hub_cache(path: Path) -> bool:
     from huggingface_hub import constants
 
     return path.parents[2] == Path(os.path.realpath(constants.HF_HUB_CACHE))
-
-
-def _download_failure(source: str, error: Exception) -> IsthmusError:
-    if isinstance(error, ImportError):
-        return InternalError(f"huggingface_hub cannot be imported ({error}); run isthmus doctor.")
-    cause, advice = _cause_of_failure(_chain(error))
-    return ModelLoadFailed(
-        f"{source} cannot be fetched from the Hugging Face Hub: {advice} "
-        f"({type(error).__name__}: {shown(str(error))})",
-        phase="load",
-        retry_after_ms=DOWNLOAD_RETRY_AFTER_MS if cause == "transient_io" else None,
-        cause=cause,
-        transient=cause == "transient_io",
-        source=source,
-    )
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
-
-
-def _cause_of_failure(chain: list[BaseException]) -> tuple[str, str]:
-    """Name the cause; the most telling link of the chain decides, whatever wraps it."""
-    from huggingface_hub import errors
-
-    numbers = {link.errno for link in chain if isinstance(link, OSError)}
-    statuses = _http_statuses(chain)
-    if numbers & {errno.ENOSPC, errno.EDQUOT}:
-        return "disk_full", "the disk is full; make room or move HF_HOME."
-    if _has(chain, errors.GatedRepoError) or 403 in statuses:
-        return "gated", "access must be granted; accept its licence there and log in."
-    if _has(chain, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) or statuses & {
-        401,
-        404,
-    }:
-        return "not_found", "no such model or revision, or it is private; check it and log in."
-    if _has(chain, errors.OfflineModeIsEnabled):
-        return "offline", "HF_HUB_OFFLINE is set and the model is not in the cache."
-    if any(status == 408 or status == 429 or status >= 500 for status in statuses):
-        return "transient_io", "the Hub is busy or down; try again later."
-    if _has(chain, errors.LocalEntryNotFoundError):
-        return "offline", "it is not complete in the cache and the Hub was not reached; go online."
-    if _is_network_failure(chain):
-        return "transient_io", "the connection failed; try again."
-    if numbers - {None}:
-        return "io_error", "the cache folder cannot be written; check HF_HOME and its permissions."
-    return "download_failed", "the download failed."
-
-
-def _http_statuses(chain: list[BaseException]) -> set[int]:
-    responses = (getattr(link, "response", None) for link in chain)
-    statuses = (getattr(response, "status_code", None) for response in responses)
-    return {status for status in statuses if isinstance(status, int)}
-
-
-def _has(chain: list[BaseException], *classes: type[BaseException]) -> bool:
-    return any(isinstance(link, classes) for link in chain)
-
-
-def _is_network_failure(chain: list[BaseException]) -> bool:
-    # The HTTP client below huggingface_hub has changed with its versions.
-    modules = {type(link).__module__.partition(".")[0] for link in chain}
-    if modules & {"httpx", "httpx2", "httpcore", "requests", "urllib3"}:
-        return True
-    # huggingface_hub reports a body of the wrong length as an OSError without a number.
-    return any(
-        isinstance(link, ConnectionError | TimeoutError)
-        or (type(link) is OSError and link.errno is None)
-        for link in chain
-    )

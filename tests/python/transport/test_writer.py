@@ -180,6 +180,29 @@ async def test_who_waits_for_room_is_told_of_it() -> None:
     assert told and bench.writer.backlog_bytes == 0
 
 
+async def test_a_producer_that_asks_for_room_waits_until_nothing_is_held_back() -> None:
+    bench = Bench(piece_bytes=64 * 1024)
+    await asyncio.wait_for(bench.writer.room(), 10)
+    bench.writer.send([2, 1, b"x" * 2 * WATERMARK], 1)
+    bench.writer.flush()
+    waiting = asyncio.ensure_future(bench.writer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    while bench.sink.unread:
+        bench.sink.read_all()
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_who_waits_for_room_waits_no_longer_when_it_is_closed() -> None:
+    bench = Bench(piece_bytes=64 * 1024)
+    bench.writer.send([2, 1, b"x" * 2 * WATERMARK], 1)
+    bench.writer.flush()
+    waiting = asyncio.ensure_future(bench.writer.room())
+    await asyncio.sleep(0)
+    bench.writer.close()
+    await asyncio.wait_for(waiting, 10)
+
+
 async def test_two_large_messages_have_channels_of_their_own() -> None:
     bench = Bench()
     bench.writer.send([2, 1, b"x" * 300], 1)

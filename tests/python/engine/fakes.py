@@ -1,0 +1,138 @@
+"""Model work without a model: each step notes that it happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from isthmus.engine.job import Job, Outcome, Steps
+from isthmus.errors import IsthmusError
+from isthmus.text.stream import TextStream
+
+
+class Letters:
+    """A detokenizer whose tokens are letters."""
+
+    def __init__(self) -> None:
+        self._segment = ""
+
+    @property
+    def last_segment(self) -> str:
+        """Return the new text once."""
+        segment, self._segment = self._segment, ""
+        return segment
+
+    def add_token(self, token: int) -> None:
+        """Take a token."""
+        self._segment += chr(ord("a") + token)
+
+    def finalize(self) -> None:
+        """There is never a rest."""
+
+
+class FakeSteps:
+    """A prompt of some chunks, then tokens 0, 1, 2, ...; a script may raise at a step."""
+
+    def __init__(
+        self, name: str, log: list[str], chunks: int, script: dict[str, Exception]
+    ) -> None:
+        self.prefilled = 0
+        self._name, self._log, self._chunks, self._script = name, log, chunks, script
+        self._decoded = 0
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether chunks are left."""
+        return self.prefilled < self._chunks
+
+    def prefill(self) -> None:
+        """Do a chunk."""
+        self._note(f"{self._name}:p{self.prefilled}")
+        self.prefilled += 1
+
+    def decode(self) -> int:
+        """Return the next letter."""
+        self._note(f"{self._name}:d{self._decoded}")
+        self._decoded += 1
+        return self._decoded - 1
+
+    def _note(self, step: str) -> None:
+        self._log.append(step)
+        if step.split(":")[1] in self._script:
+            raise self._script[step.split(":")[1]]
+
+
+class FakeListener:
+    """Keeps what it hears."""
+
+    def __init__(self, on_end: Callable[[], object] | None = None) -> None:
+        self.ids: list[int] = []
+        self.text = ""
+        self.logprobs: list[dict[str, Any]] = []
+        self.outcomes: list[Outcome] = []
+        self.errors: list[IsthmusError] = []
+        self._on_end = on_end
+
+    def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
+        """More tokens."""
+        assert not self.has_ended
+        self.ids += ids
+        self.text += text
+        self.logprobs += logprobs
+
+    def on_end(self, outcome: Outcome) -> None:
+        """The end."""
+        self.outcomes.append(outcome)
+        if self._on_end is not None:
+            self._on_end()
+
+    def on_error(self, error: IsthmusError) -> None:
+        """The end, in failure."""
+        self.errors.append(error)
+        if self._on_end is not None:
+            self._on_end()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has heard of an end; two are a failure."""
+        ends = len(self.outcomes) + len(self.errors)
+        assert ends <= 1
+        return ends == 1
+
+
+def make_job(
+    name: str,
+    log: list[str],
+    *,
+    chunks: int = 1,
+    max_tokens: int = 3,
+    granted: int = 1_000,
+    end_tokens: frozenset[int] = frozenset(),
+    stops: tuple[str, ...] = (),
+    script: dict[str, Exception] | None = None,
+    on_end: Callable[[], object] | None = None,
+    has_logprobs: bool = False,
+) -> Job:
+    """Return a job on fake steps; `script` may fail `open`, `p0`, `d2` and so on."""
+    failures = script or {}
+
+    def open_job() -> tuple[Steps, TextStream]:
+        if "open" in failures:
+            raise failures["open"]
+        return FakeSteps(name, log, chunks, failures), TextStream(Letters(), stops)
+
+    return Job(
+        prompt=[0] * chunks,
+        max_tokens=max_tokens,
+        end_tokens=end_tokens,
+        open=open_job,
+        describe=(lambda steps, token: {"id": token}) if has_logprobs else None,
+        listener=FakeListener(on_end),
+        granted=granted,
+    )
+
+
+def listener_of(job: Job) -> FakeListener:
+    """Return a job's listener."""
+    assert isinstance(job.listener, FakeListener)
+    return job.listener

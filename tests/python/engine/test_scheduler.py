@@ -1,0 +1,268 @@
+"""Who runs next: one prompt chunk a step, a token for everybody else, and each failure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from isthmus.engine.job import NEXT_PHASES, Job, Phase
+from isthmus.engine.scheduler import RUNNING_LIMIT, Scheduler
+from isthmus.errors import EngineDead, InternalError, NumericError
+
+from tests.python.engine.fakes import listener_of, make_job
+
+
+class Bench:
+    """A scheduler whose posts happen at once, and whose clock counts steps."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.now = 0.0
+        self.scheduler = Scheduler(lambda call, arguments: call(*arguments), lambda: self.now)
+
+    def add(self, name: str, **options: Any) -> Job:
+        """Queue a job."""
+        job = make_job(name, self.log, **options)
+        self.scheduler.add(job)
+        return job
+
+    def step(self, count: int = 1) -> None:
+        """Do steps."""
+        for _ in range(count):
+            self.now += 1.0
+            self.scheduler.step()
+
+    def run(self, limit: int = 1_000) -> None:
+        """Step until there is nothing to do."""
+        while self.scheduler.has_work:
+            assert (limit := limit - 1) > 0, "the scheduler does not come to rest"
+            self.step()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """An idle scheduler."""
+    return Bench()
+
+
+def test_a_job_goes_from_its_prompt_to_its_end(bench: Bench) -> None:
+    job = bench.add("a", chunks=2, max_tokens=3)
+    bench.run()
+    assert bench.log == ["a:p0", "a:p1", "a:d0", "a:d1", "a:d2"]
+    heard = listener_of(job)
+    assert (heard.ids, heard.text) == ([0, 1, 2], "abc")
+    (outcome,) = heard.outcomes
+    assert (outcome.finish_reason, outcome.stop) == ("length", None)
+    assert (outcome.prompt_tokens, outcome.completion_tokens) == (2, 3)
+    assert 0 < outcome.started_at < outcome.first_token_at < outcome.ended_at
+    assert job.steps is None and not bench.scheduler.jobs
+
+
+def test_a_step_does_one_prompt_chunk_however_many_prompts_wait(bench: Bench) -> None:
+    for name in "abc":
+        bench.add(name, chunks=2, max_tokens=1)
+    for _ in range(6):
+        before = len(bench.log)
+        bench.step()
+        assert sum(":p" in entry for entry in bench.log[before:]) == 1
+    assert [entry for entry in bench.log if ":p" in entry] == [
+        "a:p0",
+        "a:p1",
+        "b:p0",
+        "b:p1",
+        "c:p0",
+        "c:p1",
+    ]
+
+
+def test_a_long_prompt_delays_the_others_tokens_by_one_chunk_a_step(bench: Bench) -> None:
+    bench.add("fast", max_tokens=20)
+    bench.step(2)
+    bench.add("long", chunks=10)
+    bench.log.clear()
+    bench.step(5)
+    assert [entry.split(":")[0] for entry in bench.log] == ["fast", "long"] * 5
+
+
+def test_all_that_decode_get_a_token_in_every_step(bench: Bench) -> None:
+    for name in "abcd":
+        bench.add(name, max_tokens=50)
+    bench.step(10)
+    bench.log.clear()
+    bench.step(3)
+    assert sorted(entry[0] for entry in bench.log) == sorted("abcd" * 3)
+
+
+def test_a_starved_job_does_not_run_and_stops_nobody(bench: Bench) -> None:
+    starved, other = bench.add("s", granted=2, max_tokens=9), bench.add("o", max_tokens=5)
+    bench.run()
+    assert listener_of(starved).ids == [0, 1] and not listener_of(starved).has_ended
+    assert listener_of(other).has_ended
+    assert not bench.scheduler.has_work
+    starved.granted += 3
+    assert bench.scheduler.has_work
+    bench.run()
+    assert listener_of(starved).ids == [0, 1, 2, 3, 4]
+
+
+def test_a_job_without_credit_is_still_prefilled(bench: Bench) -> None:
+    job = bench.add("a", granted=0, chunks=3)
+    bench.run()
+    assert bench.log == ["a:p0", "a:p1", "a:p2"] and job.phase is Phase.DECODE
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 5], ids=["queue", "prefill", "late prefill", "decode"])
+def test_a_cancelled_job_is_dropped_at_the_next_step_and_hears_nothing(
+    bench: Bench, steps: int
+) -> None:
+    job, other = bench.add("a", chunks=4, max_tokens=50), bench.add("b", max_tokens=3)
+    bench.step(steps)
+    heard, done = list(listener_of(job).ids), len([e for e in bench.log if e[0] == "a"])
+    job.is_cancelled = True
+    assert bench.scheduler.has_work
+    bench.run()
+    assert len([entry for entry in bench.log if entry[0] == "a"]) == done
+    assert listener_of(job).ids == heard and not listener_of(job).has_ended
+    assert listener_of(other).has_ended
+    assert (job.phase, job.steps) == (Phase.DONE, None)
+
+
+def test_a_cancelled_job_that_is_starved_gives_its_place_up(bench: Bench) -> None:
+    job = bench.add("a", granted=0)
+    bench.run()
+    job.is_cancelled = True
+    bench.run()
+    assert not bench.scheduler.jobs
+
+
+@pytest.mark.parametrize("at", ["open", "p0", "p1", "d0", "d2"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), NumericError("nan", phase="decode")], ids=["any", "typed"]
+)
+def test_a_failing_job_fails_alone(bench: Bench, at: str, error: Exception) -> None:
+    bad = bench.add("bad", chunks=2, max_tokens=9, script={at: error})
+    good = bench.add("good", chunks=2, max_tokens=9)
+    bench.run()
+    (heard,) = listener_of(bad).errors
+    if isinstance(error, NumericError):
+        assert heard is error
+    else:
+        assert isinstance(heard, InternalError) and "boom" in heard.message
+        assert heard.phase == ("decode" if at[0] == "d" else "prefill")
+        assert heard.details["completion_tokens"] == (2 if at == "d2" else 0)
+    assert listener_of(good).ids == list(range(9)) and listener_of(good).has_ended
+    assert bad.phase is Phase.DONE and bad.steps is None
+
+
+def test_more_jobs_than_may_run_wait_without_model_work(bench: Bench) -> None:
+    jobs = [bench.add(str(number), max_tokens=2) for number in range(RUNNING_LIMIT + 3)]
+    bench.step()
+    assert sum(job.steps is not None for job in jobs) == RUNNING_LIMIT
+    assert [job.phase for job in jobs[RUNNING_LIMIT:]] == [Phase.QUEUE] * 3
+    bench.run()
+    assert all(listener_of(job).has_ended for job in jobs)
+
+
+def test_a_cancelled_job_in_the_queue_is_never_opened(bench: Bench) -> None:
+    for number in range(RUNNING_LIMIT):
+        bench.add(str(number), granted=0)
+    waiting = bench.add("w")
+    bench.run()
+    waiting.is_cancelled = True
+    bench.scheduler.jobs[0].is_cancelled = True
+    bench.run()
+    assert not [entry for entry in bench.log if entry.startswith("w")]
+    assert waiting.phase is Phase.DONE
+
+
+def test_when_the_engine_goes_every_job_hears_of_it_once(bench: Bench) -> None:
+    jobs = [bench.add(str(number), granted=1) for number in range(RUNNING_LIMIT + 2)]
+    bench.step(3)
+    ended = [job for job in jobs if listener_of(job).has_ended]
+    bench.scheduler.fail_all(EngineDead("gone"))
+    bench.scheduler.fail_all(EngineDead("gone"))
+    for job in jobs:
+        assert listener_of(job).has_ended and (job in ended or listener_of(job).errors)
+    assert not bench.scheduler.jobs and not bench.scheduler.has_work
+
+
+def test_an_end_token_ends_it_and_is_not_emitted(bench: Bench) -> None:
+    job = bench.add("a", max_tokens=9, end_tokens=frozenset({2}))
+    bench.run()
+    (outcome,) = listener_of(job).outcomes
+    assert (listener_of(job).ids, outcome.finish_reason, outcome.stop) == ([0, 1], "stop", 2)
+    assert outcome.completion_tokens == 2
+
+
+def test_a_stop_string_ends_the_text_before_it_and_its_tokens_are_counted(bench: Bench) -> None:
+    job = bench.add("a", max_tokens=9, stops=("cd",))
+    bench.run()
+    (outcome,) = listener_of(job).outcomes
+    assert (listener_of(job).text, outcome.finish_reason, outcome.stop) == ("ab", "stop", "cd")
+    assert listener_of(job).ids == [0, 1, 2, 3] and outcome.completion_tokens == 4
+
+
+def test_text_that_began_a_stop_string_comes_out_at_the_end(bench: Bench) -> None:
+    job = bench.add("a", max_tokens=3, stops=("cd",))
+    bench.run()
+    assert (listener_of(job).text, listener_of(job).outcomes[0].finish_reason) == ("abc", "length")
+
+
+def test_each_token_is_described_when_it_is_asked_for(bench: Bench) -> None:
+    job = bench.add("a", max_tokens=3, has_logprobs=True)
+    bench.run()
+    assert listener_of(job).logprobs == [{"id": 0}, {"id": 1}, {"id": 2}]
+
+
+def test_a_job_changes_its_phase_only_as_the_table_says(bench: Bench) -> None:
+    for phase in Phase:
+        for following in Phase:
+            job = make_job("a", bench.log)
+            job.phase = phase
+            change: Callable[[Phase], None] = job.enter
+            if following in NEXT_PHASES[phase]:
+                change(following)
+                assert job.phase is following
+            else:
+                with pytest.raises(ValueError):
+                    change(following)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 4), st.integers(1, 4), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["cancel", "grant"]), st.integers(0, 9)),
+        st.just("step"),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(EVENTS)
+def test_in_any_order_of_events_every_job_ends_once_and_within_its_credit(
+    events: list[Any],
+) -> None:
+    bench, jobs = Bench(), []
+    for event in events:
+        if event == "step":
+            bench.step()
+        elif event[0] == "add":
+            _, chunks, tokens, granted = event
+            jobs.append(bench.add("j", chunks=chunks, max_tokens=tokens, granted=granted))
+        elif jobs and event[0] == "cancel":
+            jobs[event[1] % len(jobs)].is_cancelled = True
+        elif jobs:
+            jobs[event[1] % len(jobs)].granted += 1
+        assert all(len(listener_of(job).ids) <= job.granted for job in jobs)
+    for job in jobs:
+        job.granted = 1_000
+    bench.run()
+    assert all(job.phase is Phase.DONE for job in jobs)
+    for job in jobs:
+        assert listener_of(job).has_ended or job.is_cancelled
+        if listener_of(job).has_ended:
+            assert listener_of(job).ids == list(range(job.max_tokens))

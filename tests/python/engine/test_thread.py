@@ -1,0 +1,221 @@
+"""The engine thread: what it is given is done or fails, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from isthmus.engine import thread as engine_thread
+from isthmus.engine.thread import EngineThread
+from isthmus.errors import EngineDead, QueueFull
+
+from tests.python.engine.fakes import listener_of, make_job
+
+WAIT_S = 10.0
+
+
+@contextlib.asynccontextmanager
+async def an_engine(prepare: Callable[[], None] = lambda: None) -> AsyncIterator[EngineThread]:
+    """A started engine, ended with the test."""
+    engine = EngineThread(asyncio.get_running_loop(), prepare)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        assert await asyncio.to_thread(engine.stop, WAIT_S)
+
+
+async def ended(engine: EngineThread, **options: Any) -> Any:
+    """Run a job to its end; return its listener."""
+    done = asyncio.Event()
+    job = make_job("a", [], on_end=done.set, **options)
+    engine.submit(job)
+    await asyncio.wait_for(done.wait(), WAIT_S)
+    engine.settled()
+    return listener_of(job)
+
+
+async def died(engine: EngineThread) -> None:
+    """Wait until the thread has ended."""
+    await asyncio.to_thread(engine._thread.join, WAIT_S)
+    assert not engine._thread.is_alive()
+
+
+def leave() -> None:
+    """End whichever thread runs this."""
+    raise SystemExit("the engine is made to end")
+
+
+async def test_work_runs_on_the_engine_s_own_thread() -> None:
+    async with an_engine() as engine:
+        name = await asyncio.wait_for(engine.run(lambda: threading.current_thread().name), WAIT_S)
+        assert name == "isthmus-engine"
+
+
+async def test_what_work_raises_is_raised_to_its_caller_alone() -> None:
+    async with an_engine() as engine:
+        bad = engine.run(lambda: 1 / 0)
+        good = engine.run(lambda: "good")
+        results = await asyncio.gather(bad, good, return_exceptions=True)
+        assert isinstance(results[0], ZeroDivisionError) and results[1] == "good"
+
+
+async def test_work_that_nobody_waits_for_is_not_begun() -> None:
+    async with an_engine() as engine:
+        gate, ran = threading.Event(), []
+        first = asyncio.ensure_future(engine.run(lambda: gate.wait(WAIT_S)))
+        second = asyncio.ensure_future(engine.run(lambda: ran.append("second")))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        gate.set()
+        await asyncio.wait_for(first, WAIT_S)
+        await asyncio.wait_for(engine.run(lambda: None), WAIT_S)
+        assert ran == []
+
+
+async def test_a_job_s_listener_hears_of_it_on_the_loop() -> None:
+    async with an_engine() as engine:
+        heard = await ended(engine, max_tokens=5)
+        assert (heard.ids, heard.text) == ([0, 1, 2, 3, 4], "abcde")
+
+
+async def test_work_is_done_between_the_steps_of_a_job() -> None:
+    async with an_engine() as engine:
+        job = make_job("a", [], max_tokens=10**9, granted=10**9)
+        engine.submit(job)
+        assert await asyncio.wait_for(engine.run(lambda: 7), WAIT_S) == 7
+        job.is_cancelled = True
+        engine.wake()
+        engine.settled()
+
+
+async def test_a_starved_job_goes_on_when_it_is_granted_room() -> None:
+    async with an_engine() as engine:
+        done = asyncio.Event()
+        job = make_job("a", [], max_tokens=3, granted=0, on_end=done.set)
+        engine.submit(job)
+        await asyncio.wait_for(engine.run(lambda: None), WAIT_S)
+        assert not done.is_set()
+        job.granted = 3
+        engine.wake()
+        await asyncio.wait_for(done.wait(), WAIT_S)
+
+
+async def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "GENERATE_QUEUE_LIMIT", 2)
+    async with an_engine() as engine:
+        jobs = [make_job("a", [], granted=0) for _ in range(3)]
+        engine.submit(jobs[0])
+        engine.submit(jobs[1])
+        with pytest.raises(QueueFull) as caught:
+            engine.submit(jobs[2])
+        assert caught.value.retry_after_ms and caught.value.retryable
+        engine.settled()
+        engine.submit(jobs[2])
+
+
+@pytest.mark.parametrize("cause", ["prepare", "command", "step"])
+async def test_when_it_dies_everybody_who_waits_is_told(cause: str) -> None:
+    begun = threading.Event()
+
+    def prepare() -> None:
+        begun.wait(WAIT_S)
+        if cause == "prepare":
+            raise ImportError("no mlx here")
+
+    engine = EngineThread(asyncio.get_running_loop(), prepare)
+    reasons: list[EngineDead] = []
+    engine.on_dead = reasons.append
+    engine.start()
+    jobs = [make_job("a", [], granted=0) for _ in range(3)]
+    for job in jobs:
+        engine.submit(job)
+    waiting = []
+    if cause == "command":
+        waiting.append(asyncio.ensure_future(engine.run(leave)))
+    if cause == "step":
+        engine.submit(make_job("x", [], script={"d0": SystemExit("in a step")}))  # type: ignore[dict-item]
+    else:
+        waiting.append(asyncio.ensure_future(engine.run(lambda: "never done")))
+    await asyncio.sleep(0)
+    begun.set()
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT_S)
+    assert all(isinstance(result, EngineDead) for result in results)
+    await died(engine)
+    await asyncio.sleep(0)
+    assert all(isinstance(listener_of(job).errors[0], EngineDead) for job in jobs)
+    assert len(reasons) == 1 and engine.health()["state"] == "dead"
+    for refused in (lambda: engine.submit(jobs[0]), engine._check_alive):
+        with pytest.raises(EngineDead):
+            refused()
+    with pytest.raises(EngineDead):
+        await engine.run(lambda: None)
+
+
+async def test_what_is_queued_behind_the_end_fails_and_is_not_done() -> None:
+    done: list[str] = []
+    async with an_engine() as engine:
+        gate = threading.Event()
+        first = asyncio.ensure_future(engine.run(lambda: gate.wait(WAIT_S)))
+        await asyncio.sleep(0)
+        engine._commands.put(None)
+        late = asyncio.ensure_future(engine.run(lambda: done.append("late")))
+        job = make_job("late", [])
+        engine.submit(job)
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.wait_for(first, WAIT_S)
+        with pytest.raises(EngineDead):
+            await asyncio.wait_for(late, WAIT_S)
+        await asyncio.sleep(0)
+        assert not done and isinstance(listener_of(job).errors[0], EngineDead)
+
+
+async def test_a_listener_s_defect_does_not_keep_the_others_waiting() -> None:
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def defect() -> None:
+        raise KeyError("a defect")
+
+    async with an_engine() as engine:
+        engine.submit(make_job("bad", [], on_end=defect))
+        assert (await ended(engine)).outcomes
+    assert len(reported) == 1
+
+
+async def test_its_health_says_what_it_does() -> None:
+    gate = threading.Event()
+    async with an_engine(prepare=lambda: None if gate.wait(WAIT_S) else None) as engine:
+        assert engine.health()["state"] == "starting"
+        gate.set()
+        await asyncio.wait_for(engine.run(lambda: None), WAIT_S)
+        working, go_on = threading.Event(), threading.Event()
+
+        def work() -> None:
+            working.set()
+            go_on.wait(WAIT_S)
+
+        busy = asyncio.ensure_future(engine.run(work))
+        await asyncio.to_thread(working.wait, WAIT_S)
+        health = engine.health()
+        assert health["state"] == "busy" and isinstance(health["progress_age_ms"], float)
+        go_on.set()
+        await asyncio.wait_for(busy, WAIT_S)
+
+
+async def test_a_thread_that_does_not_end_is_reported() -> None:
+    gate = threading.Event()
+    engine = EngineThread(asyncio.get_running_loop(), lambda: None)
+    engine.start()
+    stuck = asyncio.ensure_future(engine.run(lambda: gate.wait(WAIT_S)))
+    await asyncio.sleep(0)
+    assert engine.stop(0.0) is False
+    gate.set()
+    await asyncio.wait_for(stuck, WAIT_S)
+    await died(engine)
