@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from isthmus.models import BUILTIN_ROOT
-
 from tests.fixtures.oracle import Answers, ask
 from tests.fixtures.prompts import PROMPTS
 
-BUILTIN_TOKENS = 24
-TINY_TOKENS = 32
+from isthmus.models import BUILTIN_ROOT
+
+BUILTIN_TOKENS = 16
+TINY_TOKENS = 12
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,7 @@ class Peer:
         assert self.process.stdin is not None and self.process.stdout is not None
         self._input = self.process.stdin.fileno()
         self._output = self.process.stdout.fileno()
+        os.set_blocking(self._input, False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
         self._buffer = bytearray()
@@ -130,8 +131,12 @@ class Peer:
         self.kept: list[list[Any]] = []
         self._pieces: dict[int, bytes] = {}
         self.hello: dict[str, Any] = {}
-        if greet:
-            self.greet()
+        try:
+            if greet:
+                self.greet()
+        except BaseException:
+            self.kill()
+            raise
 
     def greet(self) -> None:
         """Exchange hellos."""
@@ -151,10 +156,24 @@ class Peer:
         return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0)
 
     def send_bytes(self, data: bytes) -> None:
-        """Write bytes to the runtime's input."""
+        """Write bytes to the runtime's input, reading its output while that does not take them."""
         view = memoryview(data)
+        ends = time.monotonic() + DEADLINE_S
         while view:
-            view = view[os.write(self._input, view) :]
+            try:
+                view = view[os.write(self._input, view) :]
+            except BlockingIOError:
+                assert time.monotonic() < ends, "the runtime does not read its input"
+                self._wait_for_input()
+
+    def _wait_for_input(self) -> None:
+        self._selector.register(self._input, selectors.EVENT_WRITE)
+        try:
+            for key, _ in self._selector.select(1.0):
+                if key.fd == self._output:
+                    self._buffer += os.read(self._output, 1 << 20)
+        finally:
+            self._selector.unregister(self._input)
 
     def send(self, *messages: object) -> None:
         """Write messages in one piece."""
@@ -267,6 +286,11 @@ class Peer:
         assert message[0] == ERROR, message
         error: dict[str, Any] = message[2]
         return error
+
+    def answer_code(self, method: str, params: dict[str, Any]) -> str | None:
+        """Send a request and return the code of its error, or None for a result."""
+        message = self.settled(self.request(method, params))
+        return str(message[2]["code"]) if message[0] == ERROR else None
 
     def engine_is_ready(self) -> None:
         """Wait until the engine has imported its libraries and has nothing to do."""

@@ -7,6 +7,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures.vectors import load_vectors
+
 from isthmus import errors
 from isthmus.errors import (
     BY_CODE,
@@ -16,8 +18,6 @@ from isthmus.errors import (
     QueueFull,
     from_wire,
 )
-
-from tests.fixtures.vectors import load_vectors
 
 VECTORS = {vector["code"]: vector for vector in load_vectors("errors")}
 WIRE = (

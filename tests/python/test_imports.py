@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import isthmus
 import pytest
+
+import isthmus
 
 ROOT = Path(isthmus.__file__).parent
 BASE = {"errors", "limits", "settings"}

@@ -120,17 +120,24 @@ class Server:
             self._refuse(peek_request_id(payload), error)
             return
         if type(message) is list and len(message) == 4 and message[0] == REQUEST:
+            # The hot path: what can be answered at once, without a Call.
             _, request, name, params = message
-            inline = self._inline.get(name) if type(name) is str else None
             if (
-                inline is not None
+                type(name) is str
+                and (inline := self._inline.get(name)) is not None
                 and type(params) is dict
                 and type(request) is int
                 and 0 <= request < REQUEST_ID_LIMIT
                 and request not in self._calls
-                and self._answer_inline(inline, request, params)
             ):
-                return
+                try:
+                    value = inline(params)
+                    if value is not DEFER:
+                        self._send([_RESULT, request, value], request)
+                        return
+                except Exception as error:
+                    self._send(error_message(request, _typed(error)), request)
+                    return
         self._on_message(message)
 
     def on_input_closed(self, error: IsthmusError | None) -> None:
@@ -172,10 +179,8 @@ class Server:
             if value is DEFER:
                 return False
             self._send([_RESULT, request, value], request)
-        except IsthmusError as error:
-            self._send(error_message(request, error), request)
-        except Exception as error:  # a defect in one method must not end the others
-            self._send(error_message(request, _defect(error)), request)
+        except Exception as error:
+            self._send(error_message(request, _typed(error)), request)
         return True
 
     def _on_message(self, message: object) -> None:
@@ -253,10 +258,8 @@ class Server:
             )
         try:
             work = method.run(call, params)
-        except IsthmusError as error:
-            call.error(error)
-        except Exception as error:  # a defect in one method must not end the others
-            call.error(_defect(error))
+        except Exception as error:
+            call.error(_typed(error))
         else:
             call.task = self._group.create_task(self._run(call, work))
             # A task that is cancelled before its first step never touches its coroutine.
@@ -280,10 +283,8 @@ class Server:
             await work
         except asyncio.CancelledError:
             call.error(Cancelled("the request was cancelled"))
-        except IsthmusError as error:
-            call.error(error)
-        except Exception as error:  # a defect in one method must not end the others
-            call.error(_defect(error))
+        except Exception as error:
+            call.error(_typed(error))
 
     def _on_deadline(self, call: Call, deadline_ms: float) -> None:
         self.counters.add("deadlines_exceeded")
@@ -310,5 +311,8 @@ class Server:
         self._send(error_message(request, error), request)
 
 
-def _defect(error: Exception) -> InternalError:
+def _typed(error: Exception) -> IsthmusError:
+    """Return what a caller is told; a defect in one method must not end the others."""
+    if isinstance(error, IsthmusError):
+        return error
     return InternalError(f"{type(error).__name__}: {error}")

@@ -87,20 +87,11 @@ class OrderedWriter:
         """
         payload = self._encode(message)
         size = len(payload)
-        if size > self._limit_bytes:
-            raise LocalProtocolError(
-                f"a message of {size} bytes is over the limit of {self._limit_bytes}; send less",
-                length=size,
-                limit=self._limit_bytes,
-            )
         if size > self._piece_bytes or (self._large and request in self._large_requests):
             self._enqueue_large(request, payload)
         else:
             self._ready_bytes += size
-            if self._is_lines:
-                self._ready.append(encode_line(payload))
-            else:
-                self._ready += (pack_header(size), payload)
+            self._ready += (payload, b"\n") if self._is_lines else (pack_header(size), payload)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
@@ -154,6 +145,13 @@ class OrderedWriter:
         return self._ready_bytes + self._large_bytes + unread
 
     def _enqueue_large(self, request: int | None, payload: bytes) -> None:
+        if len(payload) > self._limit_bytes:
+            raise LocalProtocolError(
+                f"a message of {len(payload)} bytes is over the limit of {self._limit_bytes}; "
+                "send less",
+                length=len(payload),
+                limit=self._limit_bytes,
+            )
         self._channel = (self._channel + 1) % 2**32
         self._large.append(_Large(request, payload, self._channel))
         self._large_bytes += len(payload)

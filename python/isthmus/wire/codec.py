@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -27,6 +27,8 @@ _SUSPECTS: Final = frozenset((0xCF, 0xD3, 0xFF, *range(0xDC, 0xE0)))
 """First bytes of 64-bit integers, of long containers, and the type of the timestamp extension."""
 _HARMLESS: Final = bytes(set(range(256)) - set(range(0x80, 0xA0)) - _SUSPECTS)
 _MARKS: Final = bytes(0x80 if byte in _SUSPECTS else 0x01 for byte in range(256))
+_KNOWN_KEYS_LIMIT: Final = 1_024
+_KNOWN_KEY_CHARS: Final = 64
 _DECODE_FAILURES: Final = (ValueError, TypeError, OverflowError, RecursionError)
 """msgpack's exceptions come from these four families."""
 
@@ -57,6 +59,7 @@ class MsgpackCodec:
 
     def __init__(self) -> None:
         self._pack = msgpack.Packer(default=_pack_default, use_bin_type=True).pack
+        self._read_map = _map_reader()
 
     def encode(self, value: object) -> bytes:
         """Return the payload of `value`.
@@ -79,7 +82,7 @@ class MsgpackCodec:
             DepthExceeded: It nests deeper than the limit.
         """
         try:
-            value = _unpack(payload, object_pairs_hook=_strict_map, ext_hook=_refuse_extension)
+            value = _unpack(payload, object_pairs_hook=self._read_map, ext_hook=_refuse_extension)
         except msgpack.StackError as error:
             raise DepthExceeded(_TOO_DEEP) from error
         except msgpack.ExtraData as error:
@@ -88,9 +91,14 @@ class MsgpackCodec:
             raise DecodeError(f"the payload is not valid msgpack of this protocol: {error}") from (
                 error
             )
-        if not _is_surely_plain(payload):
-            _check_depth(value)
-            _check_scalars(value)
+        # Most messages are short, with neither enough container headers to nest too deeply nor a
+        # byte that begins what _check_scalars refuses: 0.2 microseconds instead of a walk.
+        if len(payload) <= _SHORT_PAYLOAD_BYTES:
+            marks = payload.translate(_MARKS, _HARMLESS)
+            if len(marks) <= DEPTH_LIMIT and marks.isascii():
+                return value
+        _check_depth(value)
+        _check_scalars(value)
         return value
 
 
@@ -130,29 +138,34 @@ _unpack = msgpack.unpackb
 _TOO_DEEP: Final = f"a message nests deeper than {DEPTH_LIMIT}"
 
 
-def _strict_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a map has the same key twice")
-    if not FORBIDDEN_KEYS.isdisjoint(value):
-        raise ValueError("a map has a key that is forbidden (__proto__, constructor, prototype)")
+def _map_reader() -> Callable[[list[tuple[Any, Any]]], dict[str, Any]]:
+    """Return a strict maker of maps, with its own memory of keys that it found sound: looking a
+    key up there is quicker than looking at it."""
+    known: set[str] = set()
+
+    def read(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("a map has the same key twice")
+        if not known.issuperset(value):
+            _check_keys(value)
+            if len(known) < _KNOWN_KEYS_LIMIT:
+                known.update(key for key in value if len(key) <= _KNOWN_KEY_CHARS)
+        return value
+
+    return read
+
+
+def _check_keys(value: dict[Any, Any]) -> None:
     for key in value:
         if type(key) is not str:
             raise ValueError("a map has a key that is not a string")
-    return value
+        if key in FORBIDDEN_KEYS:
+            raise ValueError(f"the key {key} is forbidden")
 
 
 def _refuse_extension(code: int, _data: bytes) -> object:
     raise ValueError(f"extension types are not part of this protocol (type {code})")
-
-
-def _is_surely_plain(payload: bytes) -> bool:
-    """Whether a short payload has neither enough container headers to nest too deeply nor a byte
-    that begins what `_check_scalars` refuses: 0.2 microseconds instead of a walk."""
-    if len(payload) > _SHORT_PAYLOAD_BYTES:
-        return False
-    marks = payload.translate(_MARKS, _HARMLESS)
-    return len(marks) <= DEPTH_LIMIT and marks.isascii()
 
 
 def _check_depth(value: object) -> None:

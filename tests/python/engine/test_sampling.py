@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from isthmus.engine.sampling import Sampler, SamplingOptions, token_word, top_logprobs
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+from isthmus.engine.sampling import Sampler, SamplingOptions, token_word, top_logprobs
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 MASKED = -math.inf

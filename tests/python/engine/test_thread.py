@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.python.engine.fakes import listener_of, make_job
+
 from isthmus.engine import thread as engine_thread
 from isthmus.engine.thread import EngineThread
 from isthmus.errors import EngineDead, QueueFull
-
-from tests.python.engine.fakes import listener_of, make_job
 
 WAIT_S = 10.0
 
@@ -191,7 +191,11 @@ async def test_a_listener_s_defect_does_not_keep_the_others_waiting() -> None:
 
 async def test_its_health_says_what_it_does() -> None:
     gate = threading.Event()
-    async with an_engine(prepare=lambda: None if gate.wait(WAIT_S) else None) as engine:
+
+    def prepare() -> None:
+        gate.wait(WAIT_S)
+
+    async with an_engine(prepare) as engine:
         assert engine.health()["state"] == "starting"
         gate.set()
         await asyncio.wait_for(engine.run(lambda: None), WAIT_S)

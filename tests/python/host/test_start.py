@@ -1,4 +1,4 @@
-"""Whatever the process at the other end does, the host says what it was and nobody waits for ever."""
+"""Whatever the process at the other end does, the host says what it was; nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import uvloop
+from tests.fixtures import runtimes
+
 from isthmus import host
 from isthmus.errors import (
     Closing,
@@ -22,8 +24,6 @@ from isthmus.errors import (
     VersionMismatch,
 )
 from isthmus.host.process import Tail, runtime_environment
-
-from tests.fixtures import runtimes
 
 WAIT_S = 20.0
 QUICK = host.Graces(close_s=0.05, terminate_s=0.05)
@@ -155,7 +155,7 @@ def test_when_it_is_killed_everybody_who_waits_is_told(play: Play, script: str) 
         items = []
         try:
             async for item in stream:
-                items.append(item)
+                items.append(item)  # noqa: PERF401 -- kept when the next one raises
         except IsthmusError as error:
             return items, error
         return items, None
@@ -169,7 +169,7 @@ def test_items_that_came_before_the_death_are_delivered_first(play: Play) -> Non
         items = []
         with pytest.raises(RuntimeExited) as caught:
             async for item in runtime.stream_echo(10):
-                items.append(item)
+                items.append(item)  # noqa: PERF401 -- kept when the next one raises
         assert items == [0, 1] and caught.value.details["received"] == 2
         assert "about to die" in caught.value.message
         await runtime.close()

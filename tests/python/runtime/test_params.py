@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+
 from isthmus.errors import InvalidRequest
 from isthmus.runtime.params import Params, read_token_ids
 

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isthmus.errors import FrameTooLarge, InvalidRequest, RemoteProtocolError
 from isthmus.limits import IN_FLIGHT_LIMIT
 from isthmus.runtime.methods import basic

@@ -1,4 +1,4 @@
-"""Credit: a producer goes on only while its reader has room. The router: which code answers what."""
+"""A producer goes on only while its reader has room; a method is found by its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isthmus.errors import UnknownMethod
 from isthmus.limits import CREDIT_LIMIT
 from isthmus.runtime.router import Router

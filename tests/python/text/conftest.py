@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from isthmus.models import BUILTIN_ROOT
 from isthmus.models.load import load_tokenizer
 from isthmus.text.tokenizer import TextTokenizer

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from isthmus.errors import IsthmusError
 from isthmus.text import batch
 from isthmus.text.batch import TextWorker

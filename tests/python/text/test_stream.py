@@ -1,12 +1,14 @@
-"""The text of a stream: whole characters, ended before the first stop string, however it arrives."""
+"""The text of a stream: whole characters, ended before the first stop, however it arrives."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isthmus.text.stream import StopMatcher, TextStream
 
 MANY = settings(max_examples=400, deadline=None, database=None)
@@ -39,7 +41,7 @@ class FakeDetokenizer:
 def parts_of(text: str, cuts: list[int]) -> list[str]:
     """Cut a text at places that need not lie in it."""
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    return [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def cut_at_first_stop(text: str, stops: tuple[str, ...]) -> tuple[str, int | None]:

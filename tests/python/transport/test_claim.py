@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from isthmus.transport.claim import ClaimedPipes, unusable_end
 
 CLAIM = """

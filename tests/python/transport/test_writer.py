@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isthmus.errors import LocalProtocolError
 from isthmus.limits import FRAME_LIMIT_BYTES, MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT
 from isthmus.limits import WRITE_WATERMARK_BYTES as WATERMARK

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from tests.fixtures.vectors import load_vectors
+
 from isthmus.errors import InvalidRequest, IsthmusError, RemoteProtocolError
 from isthmus.limits import STREAM_CREDIT
 from isthmus.wire.messages import (
@@ -20,8 +22,6 @@ from isthmus.wire.messages import (
     parse_options,
     peek_request_id,
 )
-
-from tests.fixtures.vectors import load_vectors
 
 MANY = settings(max_examples=300, deadline=None, database=None)
 VECTORS = load_vectors("messages")

@@ -1,0 +1,1 @@
+"""The benchmarks: each runs as `python -m benchmarks.NAME [--quick] [--json FILE]`."""

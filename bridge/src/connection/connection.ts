@@ -1,0 +1,388 @@
+/**
+ * One connection to one runtime: requests out, replies in, each request settled exactly once.
+ *
+ * Is pushed what was read and writes to a pipe; it does not know that a process is behind them.
+ * Replies are delivered inline; the requests of one turn leave in one write. After `fail`
+ * everything pending is rejected and nothing is sent again.
+ */
+
+import type { Writable } from 'node:stream';
+import { AbortError, DeadlineError, type IsthmusError, ProtocolError } from '../errors.js';
+import {
+  IN_FLIGHT_LIMIT,
+  MESSAGE_LIMIT_BYTES,
+  PIECE_BYTES,
+  QUEUED_LIMIT_BYTES,
+} from '../limits.js';
+import type { Value, WireMap } from '../wire/decoder.js';
+import { Encoder, type LoneSurrogates } from '../wire/encoder.js';
+import { HEADER_BYTES } from '../wire/frames.js';
+import {
+  isMap,
+  writeCancel,
+  writeCredit,
+  writeHello,
+  writePing,
+  writeRequest,
+} from '../wire/messages.js';
+import { Deadlines } from './deadlines.js';
+import { checkVersion, peerLimits } from './hello.js';
+import { asIsthmusError, Inbox, type InboxReceiver } from './inbox.js';
+import { Outbox } from './outbox.js';
+import { type AbortHandler, Call, type CallOptions, Phase, type Request } from './request.js';
+import { RequestTable } from './request-table.js';
+
+/** What the connection tells its owner. */
+export interface ConnectionEvents {
+  /** The runtime's hello was read, its version is ours, and our own hello is on its way. */
+  onHello(hello: WireMap): void;
+  /** The protocol was broken; the owner ends the process and calls `fail`. */
+  onBroken(error: IsthmusError): void;
+  onEvent(name: string, payload: Value): void;
+  /** Whether anything is pending that the process must stay alive for. */
+  onBusy(isBusy: boolean): void;
+}
+
+export interface ConnectionOptions {
+  readonly maxQueuedBytes?: number | undefined;
+  readonly loneSurrogates?: LoneSurrogates | undefined;
+  /** Milliseconds that never go back. */
+  readonly clock?: (() => number) | undefined;
+}
+
+type Params = Readonly<Record<string, unknown>>;
+
+const NO_OPTIONS: CallOptions = {};
+
+export class Connection implements InboxReceiver, AbortHandler {
+  /** Events whose names this version does not know. */
+  unknownEvents = 0;
+  readonly #inbox = new Inbox(this);
+  readonly #outbox: Outbox;
+  readonly #requests = new RequestTable(IN_FLIGHT_LIMIT);
+  readonly #deadlines: Deadlines;
+  readonly #events: ConnectionEvents;
+  readonly #pings = new Map<Value, Call<WireMap>>();
+  #nextNonce = 0;
+  #active = 0;
+  #isOpen = false;
+  #isBroken = false;
+  #isDead = false;
+  /** Why no new request is taken. */
+  #refusal: IsthmusError | undefined;
+
+  constructor(pipe: Writable, events: ConnectionEvents, options: ConnectionOptions = {}) {
+    this.#events = events;
+    this.#outbox = new Outbox(pipe, new Encoder(MESSAGE_LIMIT_BYTES, options.loneSurrogates), {
+      messageBytes: MESSAGE_LIMIT_BYTES,
+      pieceBytes: PIECE_BYTES,
+      queuedBytes: options.maxQueuedBytes ?? QUEUED_LIMIT_BYTES,
+    });
+    const clock = options.clock ?? (() => performance.now());
+    this.#deadlines = new Deadlines((request) => this.abandon(request, expired(request)), clock);
+  }
+
+  /** Replies for ids that no request uses: counted and dropped. */
+  get droppedReplies(): number {
+    return this.#requests.droppedReplies;
+  }
+
+  /** Bytes that wait for the runtime to read. */
+  get queuedBytes(): number {
+    return this.#outbox.queuedBytes;
+  }
+
+  /** Take what was read from the runtime. */
+  push(chunk: Buffer): void {
+    if (this.#isDead || this.#isBroken) return;
+    try {
+      this.#inbox.push(chunk);
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  /** The input ended; the owner is told when that was inside a frame. */
+  end(): void {
+    if (this.#isDead || this.#isBroken) return;
+    try {
+      this.#inbox.end();
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  /** Send a request that is answered by one value, which `convert` turns into the caller's. */
+  call<T>(
+    method: string,
+    params: Params,
+    convert: (value: Value) => T,
+    options: CallOptions = NO_OPTIONS,
+    onProgress?: (progress: WireMap) => void,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const call = new Call(convert, resolve, reject);
+      if (onProgress !== undefined) call.onProgress = onProgress;
+      this.send(call, method, params, options);
+    });
+  }
+
+  /** Send a request; throws, and sends nothing, when it cannot be sent at all. */
+  send(
+    request: Request,
+    method: string,
+    params: Params,
+    options: CallOptions,
+    credit?: number,
+  ): void {
+    const { signal, deadlineMs } = options;
+    this.#checkOpen();
+    if (signal?.aborted) throw aborted(signal);
+    request.id = this.#requests.takeId();
+    this.#write(request, method, params, deadlineMs, credit);
+    this.#requests.add(request);
+    if (signal !== undefined) request.watch(signal, this);
+    if (deadlineMs !== undefined) this.#deadlines.add(request, deadlineMs);
+    this.#begin();
+  }
+
+  #write(
+    request: Request,
+    method: string,
+    params: Params,
+    deadlineMs: number | undefined,
+    credit: number | undefined,
+  ): void {
+    const start = this.#outbox.begin();
+    try {
+      writeRequest(this.#outbox.encoder, request.id, method, params, deadlineMs, credit);
+      if (this.#requests.hasRoom) {
+        this.#outbox.finish(start, request);
+        request.phase = Phase.SENT;
+      } else {
+        request.payload = this.#outbox.takeOut(start);
+      }
+    } catch (error) {
+      this.#outbox.encoder.rewind(start);
+      throw error;
+    }
+  }
+
+  /** Ask the runtime to stop a request; it settles by the runtime's answer. */
+  cancel(request: Request): void {
+    if (request.phase === Phase.SETTLED || request.isCancelSent) return;
+    request.isCancelSent = true;
+    if (this.#takeBack(request)) {
+      this.#settle(request);
+      request.cancelUnsent();
+    } else {
+      this.#sendCancel(request.id);
+    }
+  }
+
+  /** Settle a request now, without the runtime's answer, and have it stopped there. */
+  abandon(request: Request, error: IsthmusError): void {
+    if (request.phase === Phase.SETTLED) return;
+    if (!this.#takeBack(request) && !request.isCancelSent) this.#sendCancel(request.id);
+    request.isCancelSent = true;
+    this.#settle(request);
+    request.fail(error);
+  }
+
+  /** The caller's signal fired. */
+  abort(request: Request): void {
+    this.abandon(request, aborted(request.signal));
+  }
+
+  /** Let a stream send `count` more items. */
+  grant(request: Request, count: number): void {
+    if (this.#isDead || request.phase !== Phase.SENT || request.isCancelSent) return;
+    const start = this.#outbox.encoder.begin(HEADER_BYTES);
+    writeCredit(this.#outbox.encoder, request.id, count);
+    this.#outbox.finish(start, null);
+  }
+
+  /** Ask for the runtime's health, past every queue. */
+  ping(): Promise<WireMap> {
+    return new Promise((resolve, reject) => {
+      this.#checkOpen();
+      const nonce = this.#nextNonce++;
+      const start = this.#outbox.encoder.begin(HEADER_BYTES);
+      writePing(this.#outbox.encoder, nonce);
+      this.#outbox.finish(start, null);
+      this.#pings.set(nonce, new Call((health) => health as WireMap, resolve, reject));
+      this.#begin();
+    });
+  }
+
+  /** Take no new request, for `reason`; those that were made go on. */
+  refuse(reason: IsthmusError): void {
+    this.#refusal ??= reason;
+  }
+
+  /** Close the pipe to the runtime once what waits has been written. */
+  endOutput(): void {
+    this.#outbox.end();
+  }
+
+  /** Reject everything pending, each with an error of its own, and forget the connection. */
+  fail(makeError: (isSent: boolean) => IsthmusError): void {
+    if (this.#isDead) return;
+    this.#isDead = true;
+    this.#refusal ??= makeError(false);
+    this.#outbox.close();
+    for (const request of this.#requests.clear()) {
+      if (request.phase === Phase.SETTLED) continue;
+      const error = makeError(request.phase === Phase.SENT);
+      this.#settle(request);
+      request.fail(error);
+    }
+    for (const [nonce, ping] of [...this.#pings]) {
+      this.#pings.delete(nonce);
+      this.#finish();
+      ping.fail(makeError(true));
+    }
+  }
+
+  onHello(hello: WireMap): void {
+    if (this.#isOpen) throw unexpected('a second hello');
+    checkVersion(hello);
+    const { messageBytes, pieceBytes, inFlight } = peerLimits(hello);
+    this.#outbox.limits = { ...this.#outbox.limits, messageBytes, pieceBytes };
+    this.#requests.limit = inFlight;
+    const start = this.#outbox.encoder.begin(HEADER_BYTES);
+    writeHello(this.#outbox.encoder);
+    this.#outbox.finish(start, null);
+    this.#isOpen = true;
+    this.#events.onHello(hello);
+  }
+
+  onResult(id: number, value: Value): void {
+    this.#answered(id)?.succeed(value);
+  }
+
+  onError(id: number | null, error: IsthmusError): void {
+    if (id === null) throw error;
+    if (error.details.duplicate === true) this.#requests.droppedReplies++;
+    else this.#answered(id)?.fail(error);
+  }
+
+  onUnreadable(id: number, isFinal: boolean, error: IsthmusError): void {
+    if (isFinal) return this.onError(id, error);
+    const request = this.#requests.find(id);
+    if (request !== undefined) this.abandon(request, error);
+  }
+
+  onDelta(id: number, count: number, payload: Value): void {
+    const request = this.#requests.find(id);
+    if (request === undefined) return;
+    try {
+      request.deliver(count, payload);
+    } catch (error) {
+      this.abandon(request, asIsthmusError(error));
+    }
+  }
+
+  onEvent(name: string, payload: Value): void {
+    if (name === 'progress' && isMap(payload)) {
+      this.#requests.peek(payload.request)?.onProgress?.(payload);
+    } else if (name !== 'closing') {
+      this.unknownEvents++;
+    }
+    this.#events.onEvent(name, payload);
+  }
+
+  onPong(nonce: Value, health: WireMap): void {
+    const ping = this.#pings.get(nonce);
+    if (ping === undefined) {
+      this.#requests.droppedReplies++;
+      return;
+    }
+    this.#pings.delete(nonce);
+    this.#finish();
+    ping.succeed(health);
+  }
+
+  /** There is no resynchronisation: read nothing more. */
+  #break(error: unknown): void {
+    const reason = asIsthmusError(error);
+    this.#isBroken = true;
+    this.refuse(reason);
+    this.#events.onBroken(reason);
+  }
+
+  #checkOpen(): void {
+    if (this.#refusal !== undefined) throw this.#refusal;
+    if (!this.#isOpen) throw unexpected('a request before the hello');
+  }
+
+  /** The runtime settled `id`; return its request if that still waits for an answer. */
+  #answered(id: number): Request | undefined {
+    const request = this.#requests.take(id);
+    if (request !== undefined) this.#settle(request);
+    this.#admit();
+    return request;
+  }
+
+  /** The request has its answer, or is about to get it. */
+  #settle(request: Request): void {
+    request.phase = Phase.SETTLED;
+    if (request.signal !== undefined) request.unwatch();
+    if (request.deadlineAt !== 0) this.#deadlines.remove(request);
+    this.#finish();
+  }
+
+  #begin(): void {
+    if (this.#active++ === 0) this.#events.onBusy(true);
+  }
+
+  #finish(): void {
+    if (--this.#active === 0) this.#events.onBusy(false);
+  }
+
+  /** Send the requests for which the runtime has room now. */
+  #admit(): void {
+    for (let next = this.#requests.admit(); next; next = this.#requests.admit()) {
+      const { payload } = next;
+      if (payload === undefined) continue;
+      next.payload = undefined;
+      next.phase = Phase.SENT;
+      this.#outbox.send(payload, next);
+    }
+  }
+
+  /** Undo a request that the runtime has not seen, or not wholly. */
+  #takeBack(request: Request): boolean {
+    const { payload } = request;
+    if (payload !== undefined) this.#outbox.drop(payload);
+    else if (!this.#outbox.abandon(request)) return false;
+    request.payload = undefined;
+    this.#requests.withdraw(request);
+    this.#admit();
+    return true;
+  }
+
+  #sendCancel(id: number): void {
+    const start = this.#outbox.encoder.begin(HEADER_BYTES);
+    writeCancel(this.#outbox.encoder, id);
+    this.#outbox.finish(start, null);
+  }
+}
+
+/** The error for a caller whose signal has fired. */
+export function aborted(signal: AbortSignal | undefined): AbortError {
+  return new AbortError('CANCELLED', 'the call was aborted', { cause: signal?.reason });
+}
+
+function expired(request: Request): DeadlineError {
+  const phase = request.phase === Phase.WAITING ? 'queue' : 'unanswered';
+  return new DeadlineError(
+    'DEADLINE_EXCEEDED',
+    'the deadline passed without an answer from the runtime',
+    { phase },
+  );
+}
+
+function unexpected(what: string): ProtocolError {
+  return new ProtocolError('REMOTE_PROTOCOL_ERROR', `unexpected: ${what}`);
+}

@@ -1,0 +1,213 @@
+/**
+ * What waits to be written to the runtime, and in which order.
+ *
+ * All messages of one turn of the event loop leave in one write. A message over the piece limit is
+ * sent piece by piece, the next one only when the pipe has taken the last, so that small messages
+ * overtake it. Everything that waits is counted. Knows requests only as owners of messages, and
+ * nothing of replies.
+ */
+
+import type { Writable } from 'node:stream';
+import { IsthmusError } from '../errors.js';
+import { ID_LIMIT, OUTGOING_BUFFER_KEPT_BYTES, SENDING_PIECES_LIMIT } from '../limits.js';
+import type { Encoder } from '../wire/encoder.js';
+import { tooLarge } from '../wire/encoder.js';
+import { HEADER_BYTES } from '../wire/frames.js';
+import { PieceFlag, writePiece } from '../wire/messages.js';
+
+/** A message on its way in pieces. */
+interface LargeMessage {
+  readonly owner: object | null;
+  readonly payload: Buffer;
+  readonly channel: number;
+  sent: number;
+}
+
+export interface OutboxLimits {
+  readonly messageBytes: number;
+  readonly pieceBytes: number;
+  readonly queuedBytes: number;
+}
+
+const NOTHING = Buffer.alloc(0);
+
+export class Outbox {
+  readonly encoder: Encoder;
+  limits: OutboxLimits;
+  readonly #pipe: Writable;
+  #large: LargeMessage[] = [];
+  #nextChannel = 0;
+  /** Bytes of large messages, of requests held outside, and of the buffer the pipe has not taken. */
+  #heldBytes = 0;
+  #inPipe: Buffer | undefined;
+  #inPipeBytes = 0;
+  #spare: Buffer | undefined;
+  #isScheduled = false;
+  #isEnding = false;
+  #isClosed = false;
+
+  constructor(pipe: Writable, encoder: Encoder, limits: OutboxLimits) {
+    this.#pipe = pipe;
+    this.encoder = encoder;
+    this.limits = limits;
+  }
+
+  /** Bytes that wait, in any form. */
+  get queuedBytes(): number {
+    return this.encoder.position + this.#heldBytes;
+  }
+
+  /** Begin a message in the encoder; `finish` or `rewind` must follow in the same turn. */
+  begin(): number {
+    if (this.queuedBytes > this.limits.queuedBytes) {
+      throw new IsthmusError(
+        'QUEUE_FULL',
+        `${this.queuedBytes} bytes wait for the runtime to read; await earlier calls first`,
+        { phase: 'queue' },
+      );
+    }
+    return this.encoder.begin(HEADER_BYTES);
+  }
+
+  /** Queue the message that was written since `start`. */
+  finish(start: number, owner: object | null): void {
+    const { encoder } = this;
+    const size = encoder.position - start - HEADER_BYTES;
+    if (size > this.limits.pieceBytes) return this.send(this.takeOut(start), owner);
+    encoder.buffer.writeUInt32BE(size, start);
+    this.#schedule();
+  }
+
+  /** Take the message written since `start` out of the encoder, still counted, to `send` it later. */
+  takeOut(start: number): Buffer {
+    const { encoder } = this;
+    const size = encoder.position - start - HEADER_BYTES;
+    if (size > this.limits.messageBytes) throw tooLarge(size, this.limits.messageBytes);
+    const from = start + HEADER_BYTES;
+    const payload = Buffer.from(encoder.buffer.subarray(from, encoder.position));
+    encoder.rewind(start);
+    this.#heldBytes += size;
+    return payload;
+  }
+
+  /** Send a payload that was taken out. */
+  send(payload: Buffer, owner: object | null): void {
+    if (payload.length > this.limits.pieceBytes) {
+      this.#large.push({ owner, payload, channel: this.#nextChannel, sent: 0 });
+      this.#nextChannel = (this.#nextChannel + 1) % ID_LIMIT;
+    } else {
+      this.drop(payload);
+      const { encoder } = this;
+      const start = encoder.begin(HEADER_BYTES);
+      encoder.reserve(payload.length);
+      encoder.buffer.set(payload, encoder.position);
+      encoder.position += payload.length;
+      encoder.buffer.writeUInt32BE(payload.length, start);
+    }
+    this.#schedule();
+  }
+
+  /** Stop counting a payload that was taken out and will not be sent. */
+  drop(payload: Buffer): void {
+    this.#heldBytes -= payload.length;
+  }
+
+  /** Take back the owner's message if a part of it is unsent: the runtime never sees the request. */
+  abandon(owner: object): boolean {
+    const index = this.#large.findIndex((message) => message.owner === owner);
+    const message = this.#large[index];
+    if (message === undefined) return false;
+    this.#large.splice(index, 1);
+    this.drop(message.payload);
+    if (message.sent > 0) this.#writePiece(message.channel, PieceFlag.ABANDONED, NOTHING);
+    return true;
+  }
+
+  /** Close the pipe once everything that waits has been written. */
+  end(): void {
+    this.#isEnding = true;
+    this.#schedule();
+  }
+
+  /** Write nothing more, and forget what waits. */
+  close(): void {
+    this.#isClosed = true;
+    this.#large = [];
+    this.#heldBytes = 0;
+    this.encoder.renew();
+  }
+
+  #schedule(): void {
+    if (this.#isScheduled || this.#inPipe !== undefined) return;
+    this.#isScheduled = true;
+    process.nextTick(this.#flush);
+  }
+
+  readonly #flush = (): void => {
+    this.#isScheduled = false;
+    if (this.#isClosed || this.#inPipe !== undefined) return;
+    if (this.#large.length > 0) this.#addPiece();
+    if (this.encoder.position > 0) this.#write();
+    if (this.#inPipe !== undefined) return;
+    if (this.#large.length > 0) this.#continueLater();
+    else if (this.#isEnding) this.#endPipe();
+  };
+
+  /** Replies are read between two pieces even when the pipe takes them at once. */
+  #continueLater(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    setImmediate(this.#flush);
+  }
+
+  #endPipe(): void {
+    this.#isClosed = true;
+    this.#pipe.end();
+  }
+
+  #write(): void {
+    const { encoder } = this;
+    const { buffer, position } = encoder;
+    this.#pipe.write(buffer.subarray(0, position), this.#onWritten);
+    encoder.position = 0;
+    if (this.#pipe.writableLength === 0) {
+      if (buffer.length > OUTGOING_BUFFER_KEPT_BYTES) encoder.renew();
+      return;
+    }
+    this.#inPipe = buffer;
+    this.#inPipeBytes = position;
+    this.#heldBytes += position;
+    encoder.renew(this.#spare);
+    this.#spare = undefined;
+  }
+
+  /** The pipe calls this after every write; only one it could not take at once has left a buffer. */
+  readonly #onWritten = (): void => {
+    if (this.#inPipe === undefined || this.#pipe.writableLength > 0) return;
+    if (this.#inPipe.length <= OUTGOING_BUFFER_KEPT_BYTES) this.#spare = this.#inPipe;
+    this.#inPipe = undefined;
+    if (!this.#isClosed) this.#heldBytes -= this.#inPipeBytes;
+    this.#flush();
+  };
+
+  /** Add the next piece of the large message whose turn it is. */
+  #addPiece(): void {
+    const message = this.#large.shift() as LargeMessage;
+    const { payload, channel } = message;
+    const end = Math.min(message.sent + this.limits.pieceBytes, payload.length);
+    const isLast = end === payload.length;
+    const data = payload.subarray(message.sent, end);
+    this.#writePiece(channel, isLast ? PieceFlag.LAST : PieceFlag.MORE, data);
+    message.sent = end;
+    if (isLast) this.drop(payload);
+    else this.#large.splice(SENDING_PIECES_LIMIT - 1, 0, message);
+  }
+
+  #writePiece(channel: number, flag: number, data: Uint8Array): void {
+    const { encoder } = this;
+    const start = encoder.begin(HEADER_BYTES);
+    writePiece(encoder, channel, flag, data);
+    encoder.buffer.writeUInt32BE(encoder.position - start - HEADER_BYTES, start);
+    this.#schedule();
+  }
+}

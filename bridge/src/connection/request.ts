@@ -1,0 +1,108 @@
+/**
+ * One request from its id to its settlement, seen from the connection: what to do with a result, an
+ * error, a delta. Subclasses turn these into a promise or a stream.
+ *
+ *      waiting ──► sent ──► settled          waiting: the runtime has no room for it yet
+ *         └──────────────────▲               settled: the caller has its answer; the runtime may not
+ *                                            have given its own yet
+ *
+ * A request settles once; who tells it twice is ignored. It knows nothing of pipes.
+ */
+
+import { AbortError, type IsthmusError } from '../errors.js';
+import type { Value, WireMap } from '../wire/decoder.js';
+import { malformed } from '../wire/messages.js';
+
+export const Phase = { WAITING: 0, SENT: 1, SETTLED: 2 } as const;
+export type Phase = (typeof Phase)[keyof typeof Phase];
+
+/** What the caller may say about the life of any call. */
+export interface CallOptions {
+  /** Rejects with an AbortError and cancels the request in the runtime. */
+  readonly signal?: AbortSignal | undefined;
+  /** Milliseconds from the call to its settlement, 0 excluded. None unless given. */
+  readonly deadlineMs?: number | undefined;
+}
+
+/** Who is told that a caller's signal fired. */
+export interface AbortHandler {
+  abort(request: Request): void;
+}
+
+export abstract class Request {
+  id = 0;
+  phase: Phase = Phase.WAITING;
+  isCancelSent = false;
+  /** On the connection's clock; 0 is none. */
+  deadlineAt = 0;
+  /** Where the deadlines hold this request. */
+  deadlinePlace = 0;
+  signal: AbortSignal | undefined = undefined;
+  onProgress: ((progress: WireMap) => void) | undefined = undefined;
+  /** The encoded request while the runtime has no room for it. */
+  payload: Buffer | undefined = undefined;
+  #abortHandler: AbortHandler | undefined = undefined;
+
+  /** Take the value of a result or an end. */
+  abstract succeed(value: Value): void;
+
+  /** Take the one error. */
+  abstract fail(error: IsthmusError): void;
+
+  /** Take a delta; only streams expect one. */
+  deliver(_count: number, _payload: Value): void {
+    throw malformed('a delta for a request that is no stream');
+  }
+
+  /** The request was cancelled before the runtime saw it. Subclasses may settle otherwise. */
+  cancelUnsent(): void {
+    this.fail(new AbortError('CANCELLED', 'the request was cancelled before it was sent'));
+  }
+
+  /** Watch the caller's signal. The request itself is the listener: no closure for each call. */
+  watch(signal: AbortSignal, handler: AbortHandler): void {
+    this.signal = signal;
+    this.#abortHandler = handler;
+    signal.addEventListener('abort', this);
+  }
+
+  /** Stop watching. */
+  unwatch(): void {
+    this.signal?.removeEventListener('abort', this);
+    this.#abortHandler = undefined;
+  }
+
+  handleEvent(): void {
+    this.#abortHandler?.abort(this);
+  }
+}
+
+/** A request that is answered by one value. */
+export class Call<T> extends Request {
+  readonly #convert: (value: Value) => T;
+  readonly #resolve: (value: T) => void;
+  readonly #reject: (error: unknown) => void;
+
+  constructor(
+    convert: (value: Value) => T,
+    resolve: (value: T) => void,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.#convert = convert;
+    this.#resolve = resolve;
+    this.#reject = reject;
+  }
+
+  override succeed(value: Value): void {
+    try {
+      this.#resolve(this.#convert(value));
+    } catch (error) {
+      this.#reject(error);
+    }
+  }
+
+  override fail(error: IsthmusError): void {
+    this.#reject(error);
+  }
+}

@@ -1,0 +1,51 @@
+/** The public API of Isthmus for Node. */
+
+export type { CallOptions } from './connection/request.js';
+export { StreamIterator } from './connection/token-stream.js';
+export {
+  AbortError,
+  DeadlineError,
+  ERROR_CODES,
+  type ErrorCode,
+  type ExitReport,
+  InvalidRequestError,
+  IsthmusError,
+  type KnownErrorCode,
+  ModelLoadError,
+  type PartialGeneration,
+  ProtocolError,
+  type PythonCandidate,
+  PythonNotFoundError,
+  RuntimeExitedError,
+  StartError,
+} from './errors.js';
+export {
+  Generation,
+  type GenerationDelta,
+  type GenerationResult,
+  type GenerationTiming,
+  type GenerationUsage,
+  type TokenLogprob,
+} from './generation.js';
+export {
+  type BatchItem,
+  type ChatMessage,
+  type ChatTemplateOptions,
+  type DetokenizeOptions,
+  type GenerateRequest,
+  Model,
+  type SamplingOptions,
+  type TokenizeOptions,
+} from './model.js';
+export type { ModelInfo } from './model-info.js';
+export {
+  createRuntime,
+  type LoadModelOptions,
+  type LoadProgress,
+  Runtime,
+  type RuntimeHealth,
+  type RuntimeHello,
+  type StreamOptions,
+} from './runtime.js';
+export type { RuntimeOptions } from './settings.js';
+export type { Value, WireMap } from './wire/decoder.js';
