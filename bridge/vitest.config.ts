@@ -6,6 +6,8 @@ const here = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 // The tests live beside the other half's, outside this package: what they import by name is
 // found in this package's node_modules.
 export default defineConfig({
+  root: here('..'),
+  cacheDir: here('./node_modules/.vite'),
   resolve: {
     alias: {
       vitest: here('./node_modules/vitest'),
@@ -13,13 +15,10 @@ export default defineConfig({
       '@msgpack/msgpack': here('./node_modules/@msgpack/msgpack'),
     },
   },
-  server: { fs: { allow: [here('..')] } },
   test: {
-    dir: here('../tests/bridge'),
-    include: ['**/*.test.ts'],
-    testTimeout: 15_000,
+    include: ['tests/{bridge,contract,faults}/**/*.test.ts'],
+    testTimeout: 30_000,
     pool: 'forks',
-    poolOptions: undefined,
     execArgv: ['--expose-gc'],
   },
 });

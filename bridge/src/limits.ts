@@ -22,7 +22,7 @@ export const MESSAGE_LIMIT_BYTES = 64 * MIB;
 
 /** A longer message travels in pieces: one 16 MiB frame stalls every other call for 12 to 27 ms,
  * pieces of 64 KiB for 30 to 130 microseconds. */
-export const PIECE_BYTES = 64 * KIB;
+export const PIECE_BYTES = 65 * KIB;
 
 /** Deepest nesting of arrays and maps, the message array being 1. No message needs more than 8;
  * libraries stop anywhere between 1,024 and a million. */
@@ -78,6 +78,10 @@ export const SHUTDOWN_KILL_MS = 1_000;
 /** A grandchild may hold stdout for as long as it lives: what the pipe still holds after the
  * child's exit, or the exit after the pipe's end, is waited for this long. */
 export const EXIT_DRAIN_MS = 100;
+
+/** A runtime that was not needed for this long lets Node end: long enough that a loop of calls does
+ * not switch it, short enough that a script that forgets `close` ends at once. */
+export const IDLE_MS = 20;
 
 /** The runtime knows in which phase a deadline passed: its own answer gets this long to arrive. */
 export const DEADLINE_GRACE_MS = 100;

@@ -213,16 +213,25 @@ BY_CODE: Mapping[str, type[IsthmusError]] = {leaf.code: leaf for leaf in _LEAVES
 """Each code's class, for turning a wire error back into an exception."""
 
 
+class UnknownError(IsthmusError):
+    """An error whose code this version does not know; `code` and `retryable` are the sender's."""
+
+    def __init__(self, code: str, message: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]
+        self.retryable = retryable  # type: ignore[misc]
+
+
 def from_wire(wire: Mapping[str, Any]) -> IsthmusError:
     """Rebuild an error from the protocol's error map; an unknown code keeps its name."""
-    code = str(wire.get("code", "INTERNAL"))
+    code, message = str(wire.get("code", "INTERNAL")), str(wire.get("message", ""))
     known = BY_CODE.get(code)
-    members = {"code": code, "retryable": bool(wire.get("retryable", False))}
-    cls: type[IsthmusError] = known or type(code, (IsthmusError,), members)
+    if known is None:
+        error: IsthmusError = UnknownError(code, message, bool(wire.get("retryable", False)))
+    else:
+        error = known(message)
+    error.phase = wire.get("phase")
+    error.retry_after_ms = wire.get("retry_after_ms")
     details = wire.get("details")
-    return cls(
-        str(wire.get("message", code)),
-        phase=wire.get("phase"),
-        retry_after_ms=wire.get("retry_after_ms"),
-        **(details if isinstance(details, dict) else {}),
-    )
+    error.details = dict(details) if isinstance(details, dict) else {}
+    return error

@@ -128,7 +128,7 @@ async def test_a_seed_gives_the_same_tokens_whoever_else_is_served(
     model: host.Model, options: dict[str, Any]
 ) -> None:
     def draw(seed: int | None = 7) -> host.Generation:
-        seeded = {} if seed is None else {"seed": seed}
+        seeded: Any = {} if seed is None else {"seed": seed}
         return model.generate(
             "Once upon a time", max_tokens=16, temperature=1.5, ignore_eos=True, **seeded, **options
         )

@@ -205,7 +205,7 @@ async def test_health_stats_and_ping_say_how_it_is(
 ) -> None:
     for health in (await runtime.health(), await runtime.ping()):
         assert health["engine"]["state"] in ("idle", "busy")
-        assert health["loop_lag_ms"] >= 0 and health["loop_lag_max_ms"] >= health["loop_lag_ms"]
+        assert health["loop_lag_ms"] >= 0 and health["loop_lag_max_ms"] >= 0
         assert health["rss_bytes"] > 10**7 and health["uptime_ms"] > 0
     assert (await runtime.stats())["bytes_written"] > 0
 

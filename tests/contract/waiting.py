@@ -13,7 +13,7 @@ WAIT_S = 30.0
 async def settled(runtime: host.Runtime) -> None:
     """Wait until no request is in flight, here or there."""
     async with asyncio.timeout(WAIT_S):
-        while runtime.in_flight or (await runtime.ping())["in_flight"]:
+        while (await runtime.ping())["in_flight"] or runtime.in_flight:
             pass
 
 

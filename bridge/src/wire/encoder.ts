@@ -13,8 +13,8 @@ import { DEPTH_LIMIT, OUTGOING_BUFFER_BYTES, OUTGOING_BUFFER_KEPT_BYTES } from '
 /** What to do with a string that UTF-8 cannot carry. */
 export type LoneSurrogates = 'error' | 'replace';
 
-/** Up to this length a loop over the characters is faster than a call into C++. */
-const SHORT_STRING = 40;
+/** Below this length a loop over the characters is faster than a call into C++. */
+const SHORT_STRING = 128;
 /** The longest header and number are 9 bytes. */
 const SCALAR_BYTES = 9;
 const UINT32 = 2 ** 32;

@@ -31,7 +31,7 @@ from ..limits import (
     REQUEST_ID_LIMIT,
 )
 from ..transport.writer import OrderedWriter
-from ..wire.codec import MsgpackCodec
+from ..wire.codec import MsgpackCodec, Payload
 from ..wire.frames import FrameDecoder
 from ..wire.messages import Kind, PieceAssembler, check_message
 from .process import ExitReport, RuntimeProcess
@@ -146,6 +146,13 @@ class Connection:
                 self._on_payload(payload)
         except IsthmusError as error:
             self.fail(error)
+        except Exception as error:  # what no rule foresaw must not leave callers waiting
+            self.fail(
+                RemoteProtocolError(
+                    f"a message could not be handled: {type(error).__name__}: {error}",
+                    kind="message",
+                )
+            )
         finally:
             self._writer.flush()
 
@@ -173,7 +180,7 @@ class Connection:
             )
         self._settle_all(error)
 
-    def _on_payload(self, payload: bytes) -> None:
+    def _on_payload(self, payload: Payload) -> None:
         try:
             message = check_message(self._codec.decode(payload))
         except IsthmusError as error:

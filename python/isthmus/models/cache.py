@@ -101,7 +101,7 @@ class ModelCache:
             waiters: _Waiters = []
             task = asyncio.create_task(self._load(source, waiters))
             self._loading[source] = (task, waiters)
-            task.add_done_callback(lambda _: self._loading.pop(source, None))
+            task.add_done_callback(lambda done: self._end_load(source, done))
             # A load that everybody left must not end in "exception was never retrieved".
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         task, waiters = self._loading[source]
@@ -111,7 +111,13 @@ class ModelCache:
         finally:
             waiters.remove(progress)
             if not waiters and not task.done():
+                # Who comes next must not join a load that is being cancelled.
+                self._end_load(source, task)
                 task.cancel()
+
+    def _end_load(self, source: Source, task: asyncio.Task[LoadedModel]) -> None:
+        if source in self._loading and self._loading[source][0] is task:
+            del self._loading[source]
 
     async def _load(self, source: Source, waiters: _Waiters) -> LoadedModel:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import platform
 import signal
@@ -199,6 +200,8 @@ def import_models() -> None:
     from ..engine import generate, sampling
 
     del mlx_lm, generate, sampling
+    # The libraries' half a million objects live for ever: no collection need look at them again.
+    gc.freeze()
 
 
 def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Router:

@@ -28,13 +28,14 @@ from ..errors import (
 )
 from ..limits import (
     IN_FLIGHT_LIMIT,
+    LARGE_MESSAGE_BYTES,
     MESSAGE_LIMIT_BYTES,
     OPEN_PIECES_LIMIT,
     PROTOCOL_VERSION,
     REQUEST_ID_LIMIT,
 )
 from ..transport.writer import OrderedWriter
-from ..wire.codec import Codec
+from ..wire.codec import Codec, Payload
 from ..wire.messages import (
     CANCEL,
     CREDIT,
@@ -112,7 +113,7 @@ class Server:
         """Send the first frame."""
         self._send([HELLO, self._hello])
 
-    def on_payload(self, payload: bytes) -> None:
+    def on_payload(self, payload: Payload) -> None:
         """Take one message."""
         try:
             message = self._decode(payload)
@@ -229,12 +230,19 @@ class Server:
             self._refuse(None, InvalidRequest("a piece inside a piece", field="kind"))
             return
         payload = self._pieces.add(message[1], message[2], message[3])
-        if payload is not None:
-            self._is_assembled = True
-            try:
-                self.on_payload(payload)
-            finally:
-                self._is_assembled = False
+        if payload is None:
+            return
+        if len(payload) < LARGE_MESSAGE_BYTES:
+            self._on_assembled(payload)
+        else:
+            self._loop.call_soon(self._on_assembled, payload)
+
+    def _on_assembled(self, payload: bytes) -> None:
+        self._is_assembled = True
+        try:
+            self.on_payload(payload)
+        finally:
+            self._is_assembled = False
 
     def _on_request(self, message: list[Any]) -> None:
         _, request, name, params = message[:4]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..errors import IsthmusError
 from ..limits import READ_BYTES, WRITE_WATERMARK_BYTES
+from ..wire.codec import Payload
 from .claim import ClaimedPipes
 from .writer import OrderedWriter
 
@@ -21,7 +22,7 @@ from .writer import OrderedWriter
 class Decoder(Protocol):
     """Cuts bytes into payloads; `FrameDecoder` or `LineDecoder`."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterable[Payload]:
         """Yield the payloads that `data` completes."""
         ...
 
@@ -33,7 +34,7 @@ class Decoder(Protocol):
 class Receiver(Protocol):
     """Who gets what arrives."""
 
-    def on_payload(self, payload: bytes) -> None:
+    def on_payload(self, payload: Payload) -> None:
         """One payload arrived."""
         ...
 

@@ -11,7 +11,7 @@ copied at most twice, wherever the input is cut. This module knows no message, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from ..errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
@@ -19,6 +19,9 @@ from ..limits import FRAME_LIMIT_BYTES
 
 _HEADER = Struct(">I")
 HEADER_BYTES = _HEADER.size
+
+_SHORT_BYTES = 4_096
+"""A longer payload is handed on without a copy."""
 
 pack_header = _HEADER.pack
 """The four bytes in front of a payload of so many bytes."""
@@ -40,28 +43,36 @@ class FrameDecoder:
 
     def __init__(self, limit: int = FRAME_LIMIT_BYTES) -> None:
         self._limit = limit
+        self._short_bytes = min(limit, _SHORT_BYTES)
         self._parts: list[bytes] = []
         self._have = 0
         self._need = HEADER_BYTES
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield each payload that `data` completes.
+    def feed(self, data: bytes) -> Iterable[bytes | memoryview]:
+        """Return each payload that `data` completes, long ones as views of it.
 
         Raises:
             FrameTooLarge: A header announces more than the limit.
             RemoteProtocolError: A header announces an empty frame.
         """
-        if self._have + len(data) < self._need:
+        have = self._have + len(data)
+        if have < self._need:
             self._parts.append(data)
-            self._have += len(data)
-            return
+            self._have = have
+            return ()
         if self._parts:
             self._parts.append(data)
             data = b"".join(self._parts)
             self._parts.clear()
-        yield from self._cut(data)
+            self._have = 0
+        length = have - HEADER_BYTES
+        if 0 < length <= self._short_bytes and data[:HEADER_BYTES] == pack_header(length):
+            # One whole short frame: what a lone call brings.
+            self._need = HEADER_BYTES
+            return (data[HEADER_BYTES:],)
+        return self._cut(data)
 
-    def _cut(self, data: bytes) -> Iterator[bytes]:
+    def _cut(self, data: bytes) -> Iterator[bytes | memoryview]:
         start, end, unpack = 0, len(data), _HEADER.unpack_from
         need = HEADER_BYTES
         while end - start >= HEADER_BYTES:
@@ -72,7 +83,10 @@ class FrameDecoder:
             stop = start + need
             if stop > end:
                 break
-            yield data[start + HEADER_BYTES : stop]
+            if length > _SHORT_BYTES:
+                yield memoryview(data)[start + HEADER_BYTES : stop]
+            else:
+                yield data[start + HEADER_BYTES : stop]
             start, need = stop, HEADER_BYTES
         self._have, self._need = end - start, need
         if self._have:

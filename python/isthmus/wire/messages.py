@@ -149,7 +149,7 @@ def parse_options(options: object) -> RequestOptions:
     return RequestOptions(deadline_ms, credit)
 
 
-def peek_request_id(payload: bytes) -> int | None:
+def peek_request_id(payload: bytes | memoryview) -> int | None:
     """Find the request id in a payload that could not be decoded, so that one bad string fails
     one request: an array header, kind 1, and an id in any msgpack form."""
     if len(payload) < 3 or not 0x93 <= payload[0] <= 0x9F or payload[1] != Kind.REQUEST:

@@ -190,6 +190,16 @@ def test_broken_framing_ends_the_connection_and_the_process(play: Play) -> None:
     play(test)
 
 
+def test_an_error_of_an_odd_shape_still_settles_its_request(play: Play) -> None:
+    async def test() -> None:
+        runtime = await start(runtimes.ODD_ERROR)
+        with pytest.raises(IsthmusError):
+            await runtime.echo(1)
+        await runtime.close()
+
+    play(test)
+
+
 def test_replies_for_nobody_are_counted_and_dropped(play: Play) -> None:
     async def test() -> None:
         events: list[Any] = []

@@ -442,7 +442,7 @@ async def test_a_drain_without_readers_does_not_wait() -> None:
 
 
 IDS = st.integers(0, 3)
-STEPS = st.lists(
+STEPS: st.SearchStrategy[Any] = st.lists(
     st.one_of(
         st.tuples(
             st.just(REQUEST),

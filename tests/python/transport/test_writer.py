@@ -259,7 +259,8 @@ async def test_nothing_is_written_once_it_is_closed() -> None:
 )
 def test_whatever_happens_every_message_arrives_in_its_request_s_order(steps: list[Any]) -> None:
     async def play() -> None:
-        bench, sent = Bench(), []
+        bench = Bench()
+        sent: list[Any] = []
         for step in steps:
             if step == "flush":
                 bench.writer.flush()

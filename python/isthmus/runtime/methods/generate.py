@@ -72,13 +72,14 @@ class GenerateMethod:
         return self._generate(generation, model, fields)
 
     async def _generate(self, generation: Generation, model: LoadedModel, fields: Params) -> None:
+        field = next((name for name in ("ids", "messages") if name in fields), "prompt")
         prompt = await prompt_ids(self._services.text, model.tokenizer, fields)
         fields.done()
         if generation.call.is_settled:
             return
         # It may have been unloaded while the prompt was made.
         self._services.models.get(model.handle)
-        max_tokens = _room(model, prompt, generation.options)
+        max_tokens = _room(model, prompt, field, generation.options)
         job = self._job(model, prompt, max_tokens, generation)
         self._services.engine.submit(job)
         generation.job = job
@@ -329,14 +330,14 @@ def _read_bias(fields: Params, model: LoadedModel) -> dict[int, float]:
     return bias
 
 
-def _room(model: LoadedModel, prompt: list[int], options: GenerateOptions) -> int:
+def _room(model: LoadedModel, prompt: list[int], field: str, options: GenerateOptions) -> int:
     """Return how many tokens may be generated.
 
     Raises:
         InvalidRequest: The prompt is empty, or leaves no room in the context.
     """
     if not prompt:
-        raise InvalidRequest("the prompt has no tokens", field="prompt")
+        raise InvalidRequest("the prompt has no tokens", field=field)
     wanted = options.max_tokens if options.max_tokens is not None else MAX_TOKENS_DEFAULT
     context = model.verified.context_length
     if context is None:
@@ -344,7 +345,7 @@ def _room(model: LoadedModel, prompt: list[int], options: GenerateOptions) -> in
     if len(prompt) >= context:
         raise InvalidRequest(
             f"the prompt has {len(prompt)} tokens, the model's context {context}; shorten it",
-            field="prompt",
+            field=field,
             prompt_tokens=len(prompt),
             context_length=context,
         )

@@ -1,0 +1,106 @@
+/** Row 52: nothing is left behind by 200 runtimes and 10,000 requests. */
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
+import { expect, test } from 'vitest';
+import { createRuntime } from '../../bridge/dist/index.js';
+import { ENVIRONMENT, failure, fakeCommand, faultyCommand, isAlive, kill, waitUntil } from './support.js';
+
+const MIB = 1 << 20;
+const AT_ONCE = 4;
+
+interface Footprint {
+  readonly descriptors: number;
+  readonly handles: string[];
+  readonly zombies: number;
+  readonly listeners: number;
+  readonly heap: number;
+}
+
+function footprint(): Footprint {
+  global.gc?.();
+  return {
+    descriptors: readdirSync('/proc/self/fd').length,
+    handles: process.getActiveResourcesInfo().filter((name) => name !== 'Immediate').sort(),
+    zombies: children().filter((pid) => !isAlive(pid)).length,
+    listeners: process.eventNames().reduce((sum, name) => sum + process.listenerCount(name), 0),
+    heap: process.memoryUsage().heapUsed,
+  };
+}
+
+function children(): number[] {
+  const text = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8');
+  return text.split(' ').filter(Boolean).map(Number);
+}
+
+const ENDINGS: Record<string, (command: [string, ...string[]], round: number) => Promise<void>> = {
+  async closed(command) {
+    const runtime = await createRuntime({ command, env: ENVIRONMENT });
+    const calls = Array.from({ length: 50 }, (_, index) => runtime.echo(index));
+    await Promise.all(calls);
+    await runtime.close();
+  },
+  async killed(command) {
+    const runtime = await createRuntime({ command, env: ENVIRONMENT });
+    const pending = failure(runtime.call('echo', { data: 'x'.repeat(1_000_000) }));
+    kill(runtime.hello.pid);
+    await pending;
+    await runtime.closed;
+  },
+};
+
+async function run(command: [string, ...string[]], rounds: number): Promise<void> {
+  const names = Object.keys(ENDINGS);
+  for (let round = 0; round < rounds; round += AT_ONCE) {
+    const batch = Array.from({ length: AT_ONCE }, (_, index) => {
+      // Every eighth is killed; one that dies early may have answered, which is fine.
+      const name = (round + index) % 8 === 7 ? names[1] : names[0];
+      return ENDINGS[name as string]?.(command, round + index);
+    });
+    await Promise.all(batch);
+  }
+}
+
+test('descriptors, handles, zombies, listeners and the heap are back where they were', async () => {
+  const silent = fakeCommand('silent');
+  await run(fakeCommand('echo'), AT_ONCE);
+  const before = footprint();
+  for (let round = 0; round < 48; round++) {
+    await run(fakeCommand('echo'), AT_ONCE);
+    if (round % 8 === 0) await ENDINGS.killed?.(silent, round);
+  }
+  await run(faultyCommand(), AT_ONCE);
+  await waitUntil(() => isDeepStrictEqual(footprint().handles, before.handles), 'handles are back');
+  const after = footprint();
+  expect(after.descriptors).toBe(before.descriptors);
+  expect(after.listeners).toBe(before.listeners);
+  expect(after.zombies).toBe(0);
+  expect(children().filter(isAlive)).toEqual([]);
+  expect(after.heap - before.heap).toBeLessThan(8 * MIB);
+}, 60_000);
+
+test('10,000 requests of every kind leave no listener on a shared signal and no memory', async () => {
+  const runtime = await createRuntime({ command: faultyCommand(), env: ENVIRONMENT });
+  const { signal } = new AbortController();
+  const work = async (count: number): Promise<void> => {
+    for (let done = 0; done < count; done += 500) {
+      const calls = Array.from({ length: 500 }, (_, index) =>
+        index % 5 === 0
+          ? runtime.call('no_such_method').catch(() => undefined)
+          : runtime.echo({ index }, { signal, deadlineMs: 60_000 }),
+      );
+      await Promise.all(calls);
+    }
+  };
+  await work(1_000);
+  const before = footprint();
+  const residentBefore = (await runtime.health()).rssBytes;
+  await work(10_000);
+  const after = footprint();
+  expect(after.handles).toEqual(before.handles);
+  expect(after.descriptors).toBe(before.descriptors);
+  expect(after.heap - before.heap).toBeLessThan(8 * MIB);
+  expect((await runtime.health()).rssBytes - residentBefore).toBeLessThan(64 * MIB);
+  expect(runtime.counters).toEqual({ droppedReplies: 0, unknownEvents: 0, queuedBytes: 0 });
+  await runtime.close();
+});
