@@ -1,0 +1,243 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { createRuntime, type Runtime, type RuntimeOptions } from '../../../bridge/src/index.js';
+import { failure, here } from '../support.js';
+
+const PEER = here('./fixtures/peer.mjs');
+const SHUTDOWN = { graceMs: 2_000, termMs: 2_000, killMs: 2_000 };
+
+const peer = (scenario: string): [string, ...string[]] => [process.execPath, PEER, scenario];
+
+async function start(scenario: string, options: RuntimeOptions = {}): Promise<Runtime> {
+  const runtime = await createRuntime({ command: peer(scenario), shutdown: SHUTDOWN, ...options });
+  onTestFinished(async () => void (await runtime.close()));
+  return runtime;
+}
+
+const startFailure = (options: RuntimeOptions) => failure(createRuntime(options));
+
+function isAlive(pid: number | undefined): boolean {
+  try {
+    return pid !== undefined && process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
+describe('a start', () => {
+  test('gives the hello, in the names of the API', async () => {
+    const runtime = await start('good');
+    expect(runtime.hello).toMatchObject({ protocol: 1, runtime: '0.0.1' });
+    expect(await runtime.echo(1)).toBe('ok');
+  });
+
+  test('whose process exits says why, with its last lines and where to look', async () => {
+    const error = await startFailure({ command: peer('exits-before-hello') });
+    expect(error).toMatchObject({ code: 'START_FAILED', retryable: false, name: 'StartError' });
+    expect(error.message).toMatch(/exited with code 1.*No module named 'mlx'.*isthmus-doctor/s);
+    expect(error).toMatchObject({ details: { exitCode: 1, signal: null } });
+  });
+
+  test('whose program is missing says so', async () => {
+    const error = await startFailure({ command: ['/nowhere/isthmus', 'runtime'] });
+    expect(error.code).toBe('START_FAILED');
+    expect(error.message).toMatch(/\/nowhere\/isthmus.*ENOENT/);
+  });
+
+  test('with an impossible argument fails like any other', async () => {
+    const error = await startFailure({ command: [process.execPath, 'a\0b'] });
+    expect(error.code).toBe('START_FAILED');
+  });
+
+  test.each(['never-says-hello', 'never-says-hello-and-stays'])(
+    'that %s times out and leaves no process',
+    async (scenario) => {
+      const shutdown = { graceMs: 0, termMs: 50, killMs: 5_000 };
+      let pid: number | undefined;
+      const command = ['/bin/sh', '-c', `echo $$ >&2; exec "$0" "$@"`, ...peer(scenario)] as const;
+      const error = await startFailure({
+        command,
+        startTimeoutMs: 300,
+        shutdown,
+        onStderr: (text) => {
+          pid = Number.parseInt(text, 10);
+        },
+      });
+      expect(error.code).toBe('START_TIMEOUT');
+      expect(pid).toBeGreaterThan(0);
+      expect(isAlive(pid)).toBe(false);
+    },
+  );
+
+  test('of another protocol version is refused and ended', async () => {
+    const error = await startFailure({ command: peer('wrong-version'), shutdown: SHUTDOWN });
+    expect(error.code).toBe('VERSION_MISMATCH');
+    expect(error.message).toMatch(/protocol 99.*protocol 1/s);
+  });
+
+  test('with text in front of the hello shows the text', async () => {
+    const error = await startFailure({ command: peer('prints-before-hello'), shutdown: SHUTDOWN });
+    expect(error.code).toBe('FRAME_TOO_LARGE');
+    expect(error.message).toMatch(/4c6f6164696e67/);
+  });
+});
+
+describe('pending calls settle when the runtime', () => {
+  test('is killed', async () => {
+    const runtime = await start('dies-at-request');
+    const errors = await Promise.all([failure(runtime.echo(1)), failure(runtime.echo(2))]);
+    for (const error of errors) {
+      expect(error).toMatchObject({
+        code: 'RUNTIME_EXITED',
+        signal: 'SIGKILL',
+        exitCode: null,
+        details: { sent: true },
+      });
+    }
+    expect(await runtime.closed).toMatchObject({ signal: 'SIGKILL' });
+    expect(await failure(runtime.echo(3))).toMatchObject({ code: 'RUNTIME_EXITED' });
+  });
+
+  test('exits, with its last words', async () => {
+    const runtime = await start('exits-at-request');
+    const error = await failure(runtime.echo(1));
+    expect(error).toMatchObject({ exitCode: 7, signal: null, stderrTail: 'the last words\n' });
+    expect(error.message).toMatch(/exited with code 7.*the last words/s);
+  });
+
+  test('ends within a frame', async () => {
+    const runtime = await start('truncated-frame');
+    const error = await failure(runtime.echo(1));
+    expect(error).toMatchObject({ code: 'RUNTIME_EXITED', details: { kind: 'truncated' } });
+    expect(error.cause).toMatchObject({ code: 'REMOTE_PROTOCOL_ERROR' });
+  });
+
+  test('closes its output and goes on', async () => {
+    const runtime = await start('closes-output');
+    expect(await failure(runtime.echo(1))).toMatchObject({ code: 'RUNTIME_EXITED' });
+    expect(await runtime.closed).toMatchObject({ signal: 'SIGTERM' });
+  });
+
+  test('closes its input and goes on, and the host lives', async () => {
+    const runtime = await start('closes-input');
+    const calls = [];
+    let isClosed = false;
+    void runtime.closed.then(() => {
+      isClosed = true;
+    });
+    while (!isClosed) {
+      calls.push(failure(runtime.echo('x'.repeat(1_000))));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    for (const error of await Promise.all(calls)) expect(error.code).toBe('RUNTIME_EXITED');
+  });
+
+  test('writes text between frames', async () => {
+    const runtime = await start('garbage');
+    const error = await failure(runtime.echo(1));
+    expect(error).toMatchObject({ code: 'RUNTIME_EXITED', cause: { code: 'FRAME_TOO_LARGE' } });
+    expect(error.message).toMatch(/54726163656261636b/);
+    expect(await runtime.closed).toMatchObject({ exitCode: 3 });
+  });
+
+  test('leaves a grandchild that holds the pipes', async () => {
+    const runtime = await start('grandchild-holds-output');
+    const grandchild = Number(await runtime.echo(1));
+    onTestFinished(() => void process.kill(grandchild, 'SIGKILL'));
+    const pending = failure(runtime.echo(2));
+    expect(await runtime.closed).toMatchObject({ exitCode: 0 });
+    expect((await pending).code).toBe('RUNTIME_EXITED');
+    expect(isAlive(grandchild)).toBe(true);
+  });
+
+  test('dies in the middle of a stream, after the items that were delivered', async () => {
+    const runtime = await start('dies-mid-stream');
+    const items: unknown[] = [];
+    const loop = async (): Promise<void> => {
+      for await (const item of runtime.streamEcho(100)) items.push(item);
+    };
+    expect(await failure(loop())).toMatchObject({ signal: 'SIGKILL' });
+    expect(items).toEqual(['a', 'b', 'c']);
+  });
+});
+
+describe('a shutdown', () => {
+  test('closes the input, and is the same however often it is asked for', async () => {
+    const runtime = await start('good');
+    const reports = await Promise.all([runtime.close(), runtime.close()]);
+    expect(reports[0]).toMatchObject({ exitCode: 0, signal: null });
+    expect(reports[1]).toEqual(reports[0]);
+    expect(await runtime.close()).toEqual(reports[0]);
+    expect(isAlive(runtime.pid)).toBe(false);
+  });
+
+  test('refuses new calls from then on', async () => {
+    const runtime = await start('good');
+    const closing = runtime.close();
+    expect(await failure(runtime.echo(1))).toMatchObject({ code: 'CLOSING', retryable: true });
+    expect(await failure(runtime.ping())).toMatchObject({ code: 'CLOSING' });
+    await closing;
+  });
+
+  test('of a runtime that ignores it goes as far as SIGKILL', async () => {
+    const shutdown = { graceMs: 20, termMs: 20, killMs: 5_000 };
+    const runtime = await start('ignores-everything', { shutdown });
+    const pending = failure(runtime.echo(1));
+    expect(await runtime.close()).toMatchObject({ signal: 'SIGKILL' });
+    expect(await pending).toMatchObject({ code: 'RUNTIME_EXITED', signal: 'SIGKILL' });
+  });
+
+  test('that the runtime announces lets pending calls finish and takes no new ones', async () => {
+    const events: unknown[] = [];
+    const runtime = await start('announces-closing', {
+      onEvent: (name, payload) => events.push([name, payload]),
+    });
+    expect(await runtime.echo(1)).toBe('drained');
+    expect(events).toEqual([['closing', { reason: 'signal' }]]);
+    expect((await failure(runtime.echo(2))).code).toMatch(/CLOSING|RUNTIME_EXITED/);
+    expect(await runtime.closed).toMatchObject({ exitCode: 0 });
+  });
+
+  test('happens by itself at the end of an `await using` block', async () => {
+    let pid: number | undefined;
+    {
+      await using runtime = await createRuntime({ command: peer('good') });
+      pid = runtime.pid;
+    }
+    expect(isAlive(pid)).toBe(false);
+  });
+});
+
+test('a flood on standard error blocks nobody, and only its end is kept', async () => {
+  let seen = 0;
+  const runtime = await start('floods-stderr', {
+    onStderr: (text) => {
+      seen += text.length;
+    },
+  });
+  expect(await runtime.echo(1)).toBe('flooded');
+  expect(seen).toBeGreaterThan(10_000_000);
+  expect(runtime.stderr.length).toBeLessThanOrEqual(64 * 1024);
+  expect(runtime.stderr.endsWith('end of flood')).toBe(true);
+});
+
+test('a script that forgets to close the runtime still ends, and so does the runtime', async () => {
+  const script = here('./fixtures/forgets-close.mjs');
+  const { stdout } = await promisify(execFile)(process.execPath, [script], { timeout: 20_000 });
+  const [answer, pid] = stdout.split(' ');
+  expect(answer).toBe('ok');
+  await expect.poll(() => isAlive(Number(pid))).toBe(false);
+});
+
+test('fifty starts leave no handle of theirs behind', async () => {
+  const count = (): number => process.getActiveResourcesInfo().length;
+  await (await createRuntime({ command: peer('good') })).close();
+  const before = count();
+  for (let starts = 0; starts < 50; starts++) {
+    const runtime = await createRuntime({ command: peer('good') });
+    await runtime.echo(1);
+    await runtime.close();
+  }
+  await expect.poll(count).toBeLessThanOrEqual(before + 1);
+});
