@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fixtures.oracle import Answers, ask
-from tests.fixtures.prompts import PROMPTS
 
 from isthmus.models import BUILTIN_ROOT
+from tests.fixtures.oracle import Answers, ask
+from tests.fixtures.prompts import PROMPTS
 
 BUILTIN_TOKENS = 16
 TINY_TOKENS = 12

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.faults.small_models import write_chain
-from tests.fixtures.oracle import CHUNK_TOKENS, Answers
 
 from isthmus import host
+from tests.faults.small_models import write_chain
+from tests.fixtures.oracle import CHUNK_TOKENS, Answers
 
 PARTY = {0xF0: 0x9F, 0x9F: 0x8E, 0x8E: 0x89, 0x89: 0xF0}
 """Which byte follows which: the four bytes of U+1F389, over and over."""

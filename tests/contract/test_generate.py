@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.contract.waiting import settled
 
 from isthmus import host
 from isthmus.engine.scheduler import RUNNING_LIMIT
 from isthmus.errors import DeadlineExceeded, InvalidRequest
+from tests.contract.waiting import settled
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

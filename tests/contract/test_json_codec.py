@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from tests.contract.waiting import WAIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 import pytest
-from tests.contract.waiting import WAIT_S, idle
 
 from isthmus import host
 from isthmus.errors import Cancelled, Closing
+from tests.contract.waiting import WAIT_S, idle
 
 COMMAND = (sys.executable, "-P", "-m", "isthmus")
 

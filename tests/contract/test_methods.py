@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contract.waiting import settled
 
 from isthmus import host
 from isthmus.errors import (
@@ -19,6 +18,7 @@ from isthmus.errors import (
     ModelNotLoaded,
     UnknownMethod,
 )
+from tests.contract.waiting import settled
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
+from isthmus import host
 from tests.conftest import BUILTIN_TOKENS, TINY_TOKENS
 from tests.fixtures.oracle import PENALTIES, Answer, Answers
 from tests.fixtures.prompts import PROMPTS
-
-from isthmus import host
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -6,7 +6,20 @@ import { expect, test } from 'vitest';
 import { PYTHON, ROOT, startFaulty } from './support.js';
 
 const LONGEST = 100_000;
-const WORDS = ['the ', ' model', 'count', 'ing ', 'é', '中 ', '👩‍👩‍👧', '42 ', '\n', 'Once', 'upon ', '\t'];
+const WORDS = [
+  'the ',
+  ' model',
+  'count',
+  'ing ',
+  'é',
+  '中 ',
+  '👩‍👩‍👧',
+  '42 ',
+  '\n',
+  'Once',
+  'upon ',
+  '\t',
+];
 
 /** Numbers from 0 to 1 that every run repeats. */
 function* randomNumbers(seed: number): Generator<number, never> {
@@ -20,8 +33,9 @@ function* randomNumbers(seed: number): Generator<number, never> {
 /** Texts whose lengths are log-uniform: `longCount` up to LONGEST characters, the rest up to 500. */
 function makeTexts(count: number, longCount: number): string[] {
   const random = randomNumbers(count);
-  const source = Array.from({ length: LONGEST }, () =>
-    WORDS[Math.floor(random.next().value * WORDS.length)],
+  const source = Array.from(
+    { length: LONGEST },
+    () => WORDS[Math.floor(random.next().value * WORDS.length)],
   ).join('');
   const spacing = Math.floor(count / longCount);
   return Array.from({ length: count }, (_, index) => {
@@ -64,13 +78,17 @@ const checksum = (ids: Uint32Array): string =>
 test.each([
   [1_000, 1_000],
   [10_000, 250],
-])('%i tokenize calls at once give the ids of the tokenizer itself', async (count, longCount) => {
-  const runtime = await startFaulty();
-  const model = await runtime.loadModel();
-  const texts = makeTexts(count, longCount);
-  const expected = askOracle(`${model.info.path}/tokenizer.json`, texts);
-  const results = await Promise.all(texts.map((text) => model.tokenize(text)));
-  expect(results.map(checksum)).toEqual(await expected);
-  expect(runtime.counters).toEqual({ droppedReplies: 0, unknownEvents: 0, queuedBytes: 0 });
-  expect((await runtime.ping()).inFlight).toBe(0);
-}, 120_000);
+])(
+  '%i tokenize calls at once give the ids of the tokenizer itself',
+  async (count, longCount) => {
+    const runtime = await startFaulty();
+    const model = await runtime.loadModel();
+    const texts = makeTexts(count, longCount);
+    const expected = askOracle(`${model.info.path}/tokenizer.json`, texts);
+    const results = await Promise.all(texts.map((text) => model.tokenize(text)));
+    expect(results.map(checksum)).toEqual(await expected);
+    expect(runtime.counters).toEqual({ droppedReplies: 0, unknownEvents: 0, queuedBytes: 0 });
+    expect((await runtime.ping()).inFlight).toBe(0);
+  },
+  120_000,
+);

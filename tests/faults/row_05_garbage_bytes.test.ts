@@ -1,8 +1,16 @@
 /** Row 5: what the runtime writes is no protocol at all. */
 
-import { createRuntime, type IsthmusError } from '../../bridge/dist/index.js';
 import { expect, test } from 'vitest';
-import { ENVIRONMENT, failure, fakeCommand, isAlive, PYTHON, startFake, waitUntil } from './support.js';
+import { createRuntime, type IsthmusError } from '../../bridge/dist/index.js';
+import {
+  ENVIRONMENT,
+  failure,
+  fakeCommand,
+  isAlive,
+  PYTHON,
+  startFake,
+  waitUntil,
+} from './support.js';
 
 function shownBytes(error: IsthmusError): unknown {
   return error.details.bytes;

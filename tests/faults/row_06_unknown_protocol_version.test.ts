@@ -1,7 +1,7 @@
 /** Row 6: the runtime speaks another version of the protocol. */
 
-import { createRuntime } from '../../bridge/dist/index.js';
 import { expect, test } from 'vitest';
+import { createRuntime } from '../../bridge/dist/index.js';
 import { ENVIRONMENT, failure, fakeCommand } from './support.js';
 
 test('both versions and the fix are named, and nothing is sent', async () => {

@@ -1,13 +1,14 @@
 /** Row 36: one stream's consumer is slow or stops. */
 
 import { expect, test } from 'vitest';
-import { engineIsReady, startFaulty, temporaryFolder, writeChain } from './support.js';
+import { engineIsReady, shareFaulty } from './support.js';
 
 const MIB = 1 << 20;
 const COUNT = 100_000;
+const shared = shareFaulty();
 
 test('it holds its own stream back and no other, and memory stays flat at both ends', async () => {
-  const runtime = await startFaulty();
+  const { runtime } = shared;
   await engineIsReady(runtime);
   const slow = runtime.streamEcho(COUNT, 'x'.repeat(1_000), { credit: 64 });
   await slow.next();
@@ -31,9 +32,7 @@ test('it holds its own stream back and no other, and memory stays flat at both e
 });
 
 test('a generation whose consumer pauses is paused, and goes on where it was', async () => {
-  const folder = writeChain(temporaryFolder());
-  const runtime = await startFaulty();
-  const model = await runtime.loadModel(folder);
+  const { model } = shared;
   const deltas = model.generate({ prompt: 'a', maxTokens: 300, credit: 8 })[Symbol.asyncIterator]();
   let text = (await deltas.next()).value?.text ?? '';
   const others = [1, 2, 3].map(() => model.generate({ prompt: 'b', maxTokens: 100 }));
@@ -45,9 +44,7 @@ test('a generation whose consumer pauses is paused, and goes on where it was', a
 });
 
 test('a generation that is only awaited is never held back', async () => {
-  const folder = writeChain(temporaryFolder());
-  const runtime = await startFaulty();
-  const model = await runtime.loadModel(folder);
+  const { model } = shared;
   const { text, usage } = await model.generate({ prompt: 'c', maxTokens: 1_000, credit: 4 });
   expect(text).toBe('c'.repeat(1_000));
   expect(usage.completionTokens).toBe(1_000);

@@ -2,14 +2,9 @@
 
 import { expect, test } from 'vitest';
 import type { Model, Runtime } from '../../bridge/dist/index.js';
-import { engineIsIdle, startFaulty, temporaryFolder, waitUntil, writeChain } from './support.js';
+import { engineIsIdle, shareFaulty, waitUntil } from './support.js';
 
-async function startWithModel(): Promise<[Runtime, Model]> {
-  const folder = writeChain(temporaryFolder());
-  const runtime = await startFaulty();
-  return [runtime, await runtime.loadModel(folder)];
-}
-
+const shared = shareFaulty();
 const request = { prompt: 'a', maxTokens: 100_000, credit: 100_000 };
 const cancelled = async (runtime: Runtime): Promise<number> =>
   Number((await runtime.stats()).cancelled ?? 0);
@@ -42,18 +37,20 @@ const WAYS: Record<string, (model: Model) => Promise<void>> = {
 test.each(Object.entries(WAYS))(
   '%s: one cancel is sent, the engine is free, and the next stream sees nothing of it',
   async (_, leave) => {
-    const [runtime, model] = await startWithModel();
+    const { runtime, model } = shared;
+    const before = await cancelled(runtime);
     await leave(model);
     await engineIsIdle(runtime);
     expect((await runtime.ping()).inFlight).toBe(0);
-    expect(await cancelled(runtime)).toBe(1);
+    expect(await cancelled(runtime)).toBe(before + 1);
     expect((await model.generate({ prompt: 'b', maxTokens: 5 })).text).toBe('bbbbb');
     expect(runtime.counters.droppedReplies).toBe(0);
   },
 );
 
 test('a generation that was collected unread is cancelled', async () => {
-  const [runtime, model] = await startWithModel();
+  const { runtime, model } = shared;
+  const before = await cancelled(runtime);
   const begin = async (): Promise<void> => {
     await model.generate(request)[Symbol.asyncIterator]().next();
     model.generate(request);
@@ -61,13 +58,14 @@ test('a generation that was collected unread is cancelled', async () => {
   await begin();
   await waitUntil(async () => {
     global.gc?.();
-    return (await cancelled(runtime)) === 2;
+    return (await cancelled(runtime)) === before + 2;
   }, 'both are cancelled');
   await engineIsIdle(runtime);
 });
 
 test('a hundred streams left one after another leave nothing behind', async () => {
-  const [runtime, model] = await startWithModel();
+  const { runtime, model } = shared;
+  const before = await cancelled(runtime);
   for (let round = 0; round < 100; round++) {
     for await (const { text } of model.generate(request)) {
       expect(text).toMatch(/^a+$/);
@@ -75,6 +73,6 @@ test('a hundred streams left one after another leave nothing behind', async () =
     }
   }
   await engineIsIdle(runtime);
-  expect(await cancelled(runtime)).toBe(100);
+  expect(await cancelled(runtime)).toBe(before + 100);
   expect((await runtime.ping()).inFlight).toBe(0);
 });

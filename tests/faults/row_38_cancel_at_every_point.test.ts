@@ -6,20 +6,19 @@ import {
   engineIsAtWork,
   engineIsIdle,
   failure,
-  startFaulty,
+  shareFaulty,
   temporaryFolder,
-  writeChain,
   writeDeep,
 } from './support.js';
 
+const shared = shareFaulty();
 let runtime: Runtime;
 let model: Model;
 let bystander: PromiseLike<{ text: string }>;
 const long = { prompt: 'a', maxTokens: 100_000 };
 
-beforeEach(async () => {
-  runtime = await startFaulty();
-  model = await runtime.loadModel(writeChain(temporaryFolder()));
+beforeEach(() => {
+  ({ runtime, model } = shared);
   bystander = model.generate({ prompt: 'z', maxTokens: 200 });
 });
 
@@ -35,10 +34,11 @@ async function expectAborted(promise: PromiseLike<unknown>): Promise<AbortError>
 }
 
 test('before it is sent, nothing reaches the runtime', async () => {
+  const before = (await runtime.stats()).cancelled ?? 0;
   const error = await expectAborted(runtime.echo(1, { signal: AbortSignal.abort('early') }));
   expect(error.cause).toBe('early');
   await expectAborted(model.generate({ ...long, signal: AbortSignal.abort() }));
-  expect((await runtime.stats()).cancelled ?? 0).toBe(0);
+  expect((await runtime.stats()).cancelled ?? 0).toBe(before);
 });
 
 test('in the turn in which it is sent', async () => {
@@ -70,10 +70,12 @@ test('in the queue it settles while the engine is still busy, and the next one r
 
 test('in prefill the engine is free after the chunk', async () => {
   const deep = await runtime.loadModel(writeDeep(temporaryFolder()));
+  await bystander;
   const controller = new AbortController();
   const generation = deep.generate({ prompt: 'x'.repeat(60_000), signal: controller.signal });
   const aborted = expectAborted(generation);
-  await bystander;
+  const other = model.generate({ prompt: 'b', maxTokens: 3 });
+  expect((await other).text).toBe('bbb');
   await engineIsAtWork(runtime);
   controller.abort(new Error('no more'));
   expect((await aborted).partial?.completionTokens).toBe(0);

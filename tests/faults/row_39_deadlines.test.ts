@@ -2,7 +2,14 @@
 
 import { expect, test } from 'vitest';
 import { DeadlineError } from '../../bridge/dist/index.js';
-import { engineIsIdle, failure, startFake, startFaulty, temporaryFolder, writeChain } from './support.js';
+import {
+  engineIsIdle,
+  failure,
+  startFake,
+  startFaulty,
+  temporaryFolder,
+  writeChain,
+} from './support.js';
 
 test('each says where it passed, and a queued one never runs', async () => {
   const runtime = await startFaulty();

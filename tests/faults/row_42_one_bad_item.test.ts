@@ -20,7 +20,12 @@ test('the other 63 have their results, in order', async () => {
 
   const counted = await model.countTokensBatch(withBad(texts, ['no text']));
   expect(counted[BAD]).toMatchObject({ details: { field: `texts[${BAD}]` } });
-  expect(withBad(counted, null)).toEqual(withBad(alone.map((ids) => ids.length), null));
+  expect(withBad(counted, null)).toEqual(
+    withBad(
+      alone.map((ids) => ids.length),
+      null,
+    ),
+  );
 
   const detokenized = await model.detokenizeBatch(withBad(alone, [10 ** 6]));
   expect(detokenized[BAD]).toBeInstanceOf(InvalidRequestError);

@@ -4,7 +4,15 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import { expect, test } from 'vitest';
 import { createRuntime } from '../../bridge/dist/index.js';
-import { ENVIRONMENT, failure, fakeCommand, faultyCommand, isAlive, kill, waitUntil } from './support.js';
+import {
+  ENVIRONMENT,
+  failure,
+  fakeCommand,
+  faultyCommand,
+  isAlive,
+  kill,
+  waitUntil,
+} from './support.js';
 
 const MIB = 1 << 20;
 const AT_ONCE = 4;
@@ -21,7 +29,10 @@ function footprint(): Footprint {
   global.gc?.();
   return {
     descriptors: readdirSync('/proc/self/fd').length,
-    handles: process.getActiveResourcesInfo().filter((name) => name !== 'Immediate').sort(),
+    handles: process
+      .getActiveResourcesInfo()
+      .filter((name) => name !== 'Immediate')
+      .sort(),
     zombies: children().filter((pid) => !isAlive(pid)).length,
     listeners: process.eventNames().reduce((sum, name) => sum + process.listenerCount(name), 0),
     heap: process.memoryUsage().heapUsed,

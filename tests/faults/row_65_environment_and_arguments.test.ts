@@ -45,7 +45,9 @@ test('a prompt is in no error, no log line and no standard error', async () => {
   const errors = [
     await failure(model.generate({ prompt: canary, maxTokens: -1 })),
     await failure(model.tokenize(`${canary}\ud800`)),
-    await failure(model.applyChatTemplate([{ role: canary, content: 7 }], { templateOptions: 7 as never })),
+    await failure(
+      model.applyChatTemplate([{ role: canary, content: 7 }], { templateOptions: 7 as never }),
+    ),
   ];
   for (const error of errors) expect(error.message).not.toContain(canary);
   const exit = await failure(runtime.call('fault_exit', { code: 3 }));

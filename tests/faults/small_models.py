@@ -2,7 +2,8 @@
 
 `write_chain` makes a Llama that is a table: each token is followed by the one that the table names,
 because its embedding is one-hot and attention and MLP add nothing. `write_deep` makes one of random
-weights, whose prefill of a long prompt takes minutes in chunks of a fraction of a second. Both have a tokenizer of single bytes: token n is byte n.
+weights, whose prefill of a long prompt takes minutes in chunks of a fraction of a second. Both have
+a tokenizer of single bytes: token n is byte n.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { expect, onTestFinished } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished } from 'vitest';
 import {
   createRuntime,
   IsthmusError,
+  type Model,
   type Runtime,
   type RuntimeOptions,
 } from '../../bridge/dist/index.js';
@@ -51,6 +52,29 @@ export async function start(options: RuntimeOptions): Promise<Runtime> {
 
 export const startFaulty = (options: RuntimeOptions = {}, ...args: string[]): Promise<Runtime> =>
   start({ command: faultyCommand(...args), ...options });
+
+/** What the tests of one file share when none of them harms it. */
+export interface Shared {
+  runtime: Runtime;
+  /** The model that repeats the last token of its prompt for ever. */
+  model: Model;
+}
+
+/** Start one runtime with a model for all tests of a file. */
+export function shareFaulty(): Shared {
+  const shared = {} as Shared;
+  const folder = mkdtempSync(join(tmpdir(), 'isthmus-faults-'));
+  beforeAll(async () => {
+    const options = { command: faultyCommand(), env: ENVIRONMENT, shutdown: SHUTDOWN };
+    shared.runtime = await createRuntime(options);
+    shared.model = await shared.runtime.loadModel(writeChain(folder));
+  });
+  afterAll(async () => {
+    await shared.runtime?.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  return shared;
+}
 
 export const startFake = (scenario: string, argument = '', options: RuntimeOptions = {}) =>
   start({ command: fakeCommand(scenario, argument), ...options });

@@ -9,7 +9,7 @@ from tests.faults.peer import ERROR, RESULT, Peer, pack
 WHOLE = pack([1, 1, "echo", {"data": "x" * 100}])
 
 
-@pytest.mark.parametrize("kept", [1, 3, 4, len(WHOLE) // 2, len(WHOLE) - 1])
+@pytest.mark.parametrize("kept", [3, 4, len(WHOLE) // 2])
 def test_the_runtime_says_that_the_input_ended_inside_a_frame_and_goes(kept: int) -> None:
     with Peer() as peer:
         pending = peer.request("fault_sleep", {"seconds": 0.2})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isthmus.wire.frames import FrameDecoder
 
+from isthmus.wire.frames import FrameDecoder
 from tests.faults.peer import Peer, frame, pack
 
 payloads = st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=8)
@@ -20,7 +22,7 @@ def test_every_way_to_cut_the_bytes_gives_the_same_payloads(
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=20).map(sorted))
     decoder = FrameDecoder()
     edges = [0, *cuts, len(whole)]
-    chunks = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    chunks = [whole[start:end] for start, end in itertools.pairwise(edges)]
     assert [payload for chunk in chunks for payload in decoder.feed(chunk)] == sent
     decoder.eof()
 
@@ -37,9 +39,7 @@ def test_a_large_frame_in_single_bytes_takes_linear_work() -> None:
     """A decoder that joined at each byte would copy 128 GiB here."""
     payload = bytes(1 << 19)
     decoder = FrameDecoder()
-    received = [
-        got for byte in frame(payload) for got in decoder.feed(byte.to_bytes(1, "big"))
-    ]
+    received = [got for byte in frame(payload) for got in decoder.feed(byte.to_bytes(1, "big"))]
     assert received == [payload]
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.peer import HELLO, Peer
 
 
-@pytest.mark.parametrize("version", [99, 0, -1, None, "1", 1.5])
+@pytest.mark.parametrize("version", [99, None, "1"])
 def test_the_runtime_names_both_versions_and_the_fix_and_answers_nothing(version: object) -> None:
     with Peer(greet=False) as peer:
         assert peer.receive()[1]["protocol"] == 1

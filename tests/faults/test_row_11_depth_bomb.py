@@ -13,9 +13,7 @@ BEGINNINGS = {"arrays": b"\x91", "maps": b"\x81\xa1k", "both": b"\x91\x81\xa1k"}
 
 
 @pytest.mark.parametrize("kind", BEGINNINGS)
-def test_a_million_levels_fail_that_request_alone_and_take_no_memory(
-    peer: Peer, kind: str
-) -> None:
+def test_a_million_levels_fail_that_request_alone_and_take_no_memory(peer: Peer, kind: str) -> None:
     peer.engine_is_ready()
     before = peer.resident_bytes()
     peer.send_bytes(frame(ECHO + BEGINNINGS[kind] * 10**6 + b"\xc0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ WOMAN = list("👩".encode())
 
 def chain(*tokens: int) -> dict[int, int]:
     """Return the table in which each token is followed by the next."""
-    return dict(zip(tokens, tokens[1:], strict=False))
+    return dict(itertools.pairwise(tokens))
 
 
 def generate(

@@ -9,7 +9,11 @@ import pytest
 
 from tests.faults.peer import Peer, in_shell, is_alive, wait_until
 
-WRAPPERS = {"exec": "exec RUNTIME", "stays": "RUNTIME; true", "two deep": "sh -c 'RUNTIME; true'; :"}
+WRAPPERS = {
+    "exec": "exec RUNTIME",
+    "stays": "RUNTIME; true",
+    "two deep": "sh -c 'RUNTIME; true'; :",
+}
 GONE_WITHIN_S = 5.0
 """The promise is 1 s on an idle machine."""
 

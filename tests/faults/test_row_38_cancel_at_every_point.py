@@ -93,9 +93,7 @@ def test_while_texts_gather_for_the_tokenizer_the_others_are_answered(
 
 
 def test_one_of_two_who_wait_for_the_same_load_may_leave(peer: Peer, deep_folder: Path) -> None:
-    leaving, staying = (
-        peer.request("load_model", {"source": str(deep_folder)}) for _ in range(2)
-    )
+    leaving, staying = (peer.request("load_model", {"source": str(deep_folder)}) for _ in range(2))
     peer.send([CANCEL, leaving])
     assert peer.settled(leaving)[:1] == [ERROR]
     kind, _, info = peer.settled(staying)

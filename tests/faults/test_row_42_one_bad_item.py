@@ -39,9 +39,7 @@ def test_the_other_ids_have_their_text_in_order(peer: Peer, chat: str, bad: obje
 
 
 @pytest.mark.parametrize("bad", [[], "hello", [{"content": "no role"}], [{"role": 1}]])
-def test_the_other_conversations_are_rendered_in_order(
-    peer: Peer, chat: str, bad: object
-) -> None:
+def test_the_other_conversations_are_rendered_in_order(peer: Peer, chat: str, bad: object) -> None:
     conversations = [[{"role": "user", "content": text}] for text in GOOD_TEXTS]
     results = peer.call(
         "batch_apply_chat_template",

@@ -48,7 +48,5 @@ def test_code_and_pickles_that_nothing_refers_to_are_never_opened(
 
 @pytest.mark.parametrize("value", [1, "true", "yes", []])
 def test_only_true_itself_is_trust(peer: Peer, value: object, chain_folder: Path) -> None:
-    error = peer.refusal(
-        "load_model", {"source": str(chain_folder), "trust_remote_code": value}
-    )
+    error = peer.refusal("load_model", {"source": str(chain_folder), "trust_remote_code": value})
     assert (error["code"], error["details"]["field"]) == ("INVALID_REQUEST", "trust_remote_code")

@@ -1,4 +1,4 @@
-"""Row 58: token ids that the model has no row for; one of them would kill the process inside mlx."""
+"""Row 58: token ids that the model has no row for; inside mlx one could kill the process."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def test_wrong_ids_have_no_text(peer: Peer, chain: str, name: str) -> None:
 @pytest.mark.parametrize("token", [VOCABULARY, -1, 2**31, 2**53 - 1])
 def test_wrong_ids_in_options_are_refused(peer: Peer, chain: str, token: int) -> None:
     base = {"model": chain, "prompt": "x"}
-    assert_refused(
-        peer, "generate", {**base, "stop_token_ids": [token]}, "stop_token_ids"
-    )
+    assert_refused(peer, "generate", {**base, "stop_token_ids": [token]}, "stop_token_ids")
     assert_refused(peer, "generate", {**base, "logit_bias": [[token, 1.0]]}, "logit_bias")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ STEPS = list(b"abcd")
 def test_the_error_comes_at_that_step_after_the_tokens_before_it(
     peer: Peer, tmp_path: Path, chain_folder: Path, kind: str, options: dict[str, float]
 ) -> None:
-    follows = dict(zip(STEPS, STEPS[1:], strict=False))
+    follows = dict(itertools.pairwise(STEPS))
     folder = write_chain(tmp_path / "model", follows, overflow={STEPS[-1]: kind})
     model, sound = peer.load(folder), peer.load(chain_folder)
     bystander = peer.request("generate", {"model": sound, "prompt": "z", "max_tokens": 200})

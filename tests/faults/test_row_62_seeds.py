@@ -16,9 +16,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_twice_in_turn_and_twice_at_once_give_the_same(
-    peer: Peer, chat: str, sampler: str
-) -> None:
+def test_twice_in_turn_and_twice_at_once_give_the_same(peer: Peer, chat: str, sampler: str) -> None:
     def start(seed: int | None) -> int:
         params = {"model": chat, "prompt": PROMPT, "max_tokens": 24, "stream": False}
         return peer.request("generate", {**params, **SAMPLERS[sampler], "seed": seed})

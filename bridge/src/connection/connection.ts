@@ -7,7 +7,7 @@
  */
 
 import type { Writable } from 'node:stream';
-import { AbortError, DeadlineError, type IsthmusError, ProtocolError } from '../errors.js';
+import type { IsthmusError } from '../errors.js';
 import {
   IN_FLIGHT_LIMIT,
   MESSAGE_LIMIT_BYTES,
@@ -15,8 +15,7 @@ import {
   QUEUED_LIMIT_BYTES,
 } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
-import { Encoder, type LoneSurrogates } from '../wire/encoder.js';
-import { HEADER_BYTES } from '../wire/frames.js';
+import { Encoder } from '../wire/encoder.js';
 import {
   isMap,
   writeCancel,
@@ -26,29 +25,19 @@ import {
   writeRequest,
 } from '../wire/messages.js';
 import { Deadlines } from './deadlines.js';
+import {
+  aborted,
+  type ConnectionEvents,
+  type ConnectionOptions,
+  expired,
+  unexpected,
+} from './events.js';
 import { checkVersion, peerLimits } from './hello.js';
 import { asIsthmusError, Inbox, type InboxReceiver } from './inbox.js';
 import { Outbox } from './outbox.js';
+import { Pings } from './pings.js';
 import { type AbortHandler, Call, type CallOptions, Phase, type Request } from './request.js';
 import { RequestTable } from './request-table.js';
-
-/** What the connection tells its owner. */
-export interface ConnectionEvents {
-  /** The runtime's hello was read, its version is ours, and our own hello is on its way. */
-  onHello(hello: WireMap): void;
-  /** The protocol was broken; the owner ends the process and calls `fail`. */
-  onBroken(error: IsthmusError): void;
-  onEvent(name: string, payload: Value): void;
-  /** Whether anything is pending that the process must stay alive for. */
-  onBusy(isBusy: boolean): void;
-}
-
-export interface ConnectionOptions {
-  readonly maxQueuedBytes?: number | undefined;
-  readonly loneSurrogates?: LoneSurrogates | undefined;
-  /** Milliseconds that never go back. */
-  readonly clock?: (() => number) | undefined;
-}
 
 type Params = Readonly<Record<string, unknown>>;
 
@@ -62,14 +51,13 @@ export class Connection implements InboxReceiver, AbortHandler {
   readonly #requests = new RequestTable(IN_FLIGHT_LIMIT);
   readonly #deadlines: Deadlines;
   readonly #events: ConnectionEvents;
-  readonly #pings = new Map<Value, Call<WireMap>>();
-  #nextNonce = 0;
+  readonly #pings = new Pings();
   #active = 0;
   #isOpen = false;
   #isBroken = false;
   #isDead = false;
   /** Why no new request is taken. */
-  #refusal: IsthmusError | undefined;
+  #refusal: (() => IsthmusError) | undefined;
 
   constructor(pipe: Writable, events: ConnectionEvents, options: ConnectionOptions = {}) {
     this.#events = events;
@@ -197,26 +185,21 @@ export class Connection implements InboxReceiver, AbortHandler {
   /** Let a stream send `count` more items. */
   grant(request: Request, count: number): void {
     if (this.#isDead || request.phase !== Phase.SENT || request.isCancelSent) return;
-    const start = this.#outbox.encoder.begin(HEADER_BYTES);
-    writeCredit(this.#outbox.encoder, request.id, count);
-    this.#outbox.finish(start, null);
+    this.#outbox.control((encoder) => writeCredit(encoder, request.id, count));
   }
 
   /** Ask for the runtime's health, past every queue. */
   ping(): Promise<WireMap> {
     return new Promise((resolve, reject) => {
       this.#checkOpen();
-      const nonce = this.#nextNonce++;
-      const start = this.#outbox.encoder.begin(HEADER_BYTES);
-      writePing(this.#outbox.encoder, nonce);
-      this.#outbox.finish(start, null);
-      this.#pings.set(nonce, new Call((health) => health as WireMap, resolve, reject));
+      const nonce = this.#pings.add(resolve, reject);
+      this.#outbox.control((encoder) => writePing(encoder, nonce));
       this.#begin();
     });
   }
 
   /** Take no new request, for `reason`; those that were made go on. */
-  refuse(reason: IsthmusError): void {
+  refuse(reason: () => IsthmusError): void {
     this.#refusal ??= reason;
   }
 
@@ -229,7 +212,7 @@ export class Connection implements InboxReceiver, AbortHandler {
   fail(makeError: (isSent: boolean) => IsthmusError): void {
     if (this.#isDead) return;
     this.#isDead = true;
-    this.#refusal ??= makeError(false);
+    this.#refusal ??= () => makeError(false);
     this.#outbox.close();
     for (const request of this.#requests.clear()) {
       if (request.phase === Phase.SETTLED) continue;
@@ -237,11 +220,8 @@ export class Connection implements InboxReceiver, AbortHandler {
       this.#settle(request);
       request.fail(error);
     }
-    for (const [nonce, ping] of [...this.#pings]) {
-      this.#pings.delete(nonce);
-      this.#finish();
-      ping.fail(makeError(true));
-    }
+    const pings = this.#pings.fail(() => makeError(true));
+    for (let ping = 0; ping < pings; ping++) this.#finish();
   }
 
   onHello(hello: WireMap): void {
@@ -250,9 +230,7 @@ export class Connection implements InboxReceiver, AbortHandler {
     const { messageBytes, pieceBytes, inFlight } = peerLimits(hello);
     this.#outbox.limits = { ...this.#outbox.limits, messageBytes, pieceBytes };
     this.#requests.limit = inFlight;
-    const start = this.#outbox.encoder.begin(HEADER_BYTES);
-    writeHello(this.#outbox.encoder);
-    this.#outbox.finish(start, null);
+    this.#outbox.control(writeHello);
     this.#isOpen = true;
     this.#events.onHello(hello);
   }
@@ -293,26 +271,20 @@ export class Connection implements InboxReceiver, AbortHandler {
   }
 
   onPong(nonce: Value, health: WireMap): void {
-    const ping = this.#pings.get(nonce);
-    if (ping === undefined) {
-      this.#requests.droppedReplies++;
-      return;
-    }
-    this.#pings.delete(nonce);
-    this.#finish();
-    ping.succeed(health);
+    if (this.#pings.answer(nonce, health)) this.#finish();
+    else this.#requests.droppedReplies++;
   }
 
   /** There is no resynchronisation: read nothing more. */
   #break(error: unknown): void {
     const reason = asIsthmusError(error);
     this.#isBroken = true;
-    this.refuse(reason);
+    this.refuse(() => reason);
     this.#events.onBroken(reason);
   }
 
   #checkOpen(): void {
-    if (this.#refusal !== undefined) throw this.#refusal;
+    if (this.#refusal !== undefined) throw this.#refusal();
     if (!this.#isOpen) throw unexpected('a request before the hello');
   }
 
@@ -363,26 +335,6 @@ export class Connection implements InboxReceiver, AbortHandler {
   }
 
   #sendCancel(id: number): void {
-    const start = this.#outbox.encoder.begin(HEADER_BYTES);
-    writeCancel(this.#outbox.encoder, id);
-    this.#outbox.finish(start, null);
+    this.#outbox.control((encoder) => writeCancel(encoder, id));
   }
-}
-
-/** The error for a caller whose signal has fired. */
-export function aborted(signal: AbortSignal | undefined): AbortError {
-  return new AbortError('CANCELLED', 'the call was aborted', { cause: signal?.reason });
-}
-
-function expired(request: Request): DeadlineError {
-  const phase = request.phase === Phase.WAITING ? 'queue' : 'unanswered';
-  return new DeadlineError(
-    'DEADLINE_EXCEEDED',
-    'the deadline passed without an answer from the runtime',
-    { phase },
-  );
-}
-
-function unexpected(what: string): ProtocolError {
-  return new ProtocolError('REMOTE_PROTOCOL_ERROR', `unexpected: ${what}`);
 }

@@ -5,6 +5,7 @@
 
 import { ProtocolError } from '../errors.js';
 import {
+  FRAME_LIMIT_BYTES,
   HOST_VERSION,
   IN_FLIGHT_LIMIT,
   MESSAGE_LIMIT_BYTES,
@@ -13,6 +14,9 @@ import {
 } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { isMap } from '../wire/messages.js';
+
+/** The most that a piece adds to its data: array, kind, channel, flag and size. */
+const PIECE_OVERHEAD = 16;
 
 export interface PeerLimits {
   readonly messageBytes: number;
@@ -34,9 +38,10 @@ export function checkVersion(hello: WireMap): void {
 
 export function peerLimits(hello: WireMap): PeerLimits {
   const limits = isMap(hello.limits) ? hello.limits : {};
+  const frameBytes = positive(limits.frame_bytes, FRAME_LIMIT_BYTES);
   return {
     messageBytes: positive(limits.message_bytes, MESSAGE_LIMIT_BYTES),
-    pieceBytes: positive(limits.piece_bytes, PIECE_BYTES),
+    pieceBytes: Math.min(positive(limits.piece_bytes, PIECE_BYTES), frameBytes - PIECE_OVERHEAD),
     inFlight: positive(limits.in_flight, IN_FLIGHT_LIMIT),
   };
 }

@@ -57,7 +57,7 @@ export class Inbox {
   }
 
   #read(buffer: Buffer, start: number, end: number, receiver: MessageReceiver): void {
-    this.#decoder.reset(buffer, start, end);
+    this.#decoder.reset(buffer, start, end, receiver === this.#inner);
     try {
       readMessage(this.#decoder, receiver);
     } catch (error) {

@@ -72,6 +72,13 @@ export class Outbox {
     return this.encoder.begin(HEADER_BYTES);
   }
 
+  /** Queue a message that no request owns; it is short, and never refused. */
+  control(write: (encoder: Encoder) => void): void {
+    const start = this.encoder.begin(HEADER_BYTES);
+    write(this.encoder);
+    this.finish(start, null);
+  }
+
   /** Queue the message that was written since `start`. */
   finish(start: number, owner: object | null): void {
     const { encoder } = this;
@@ -86,11 +93,16 @@ export class Outbox {
     const { encoder } = this;
     const size = encoder.position - start - HEADER_BYTES;
     if (size > this.limits.messageBytes) throw tooLarge(size, this.limits.messageBytes);
-    const from = start + HEADER_BYTES;
-    const payload = Buffer.from(encoder.buffer.subarray(from, encoder.position));
-    encoder.rewind(start);
+    const payload = encoder.buffer.subarray(start + HEADER_BYTES, encoder.position);
     this.#heldBytes += size;
-    return payload;
+    if (start === 0 && 2 * size > encoder.buffer.length) {
+      // Little else is in the buffer: take it whole instead of copying it.
+      encoder.renew();
+      return payload;
+    }
+    const copy = Buffer.from(payload);
+    encoder.rewind(start);
+    return copy;
   }
 
   /** Send a payload that was taken out. */

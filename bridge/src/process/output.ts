@@ -9,7 +9,8 @@
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Readable } from 'node:stream';
 
-const READ_BYTES = 64 * 1024;
+/** A value of 64 KiB and what came with it are taken in one read. */
+const READ_BYTES = 160 * 1024;
 
 interface WithHandle {
   readonly _handle?: object | null;

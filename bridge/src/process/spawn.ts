@@ -25,7 +25,8 @@ export interface ChildOptions {
 
 export interface ChildEvents {
   onOutput(chunk: Buffer): void;
-  onStderr(text: string): void;
+  /** Gets standard error as text, when someone wants it. */
+  readonly onStderr?: ((text: string) => void) | undefined;
   /** One of the pipes ended while the process goes on: it can no longer be talked to. */
   onLost(report: ExitReport): void;
   /** The process has ended and its pipes have been read. Called once, also when it never began. */
@@ -100,12 +101,13 @@ export class Child {
       throw new Error('the host is out of file descriptors or processes');
     }
     const { stdin, stderr } = this.#process;
+    const { onStderr } = this.#events;
     const decoder = new StringDecoder('utf8');
     const stdout = readOutput(this.#process.stdout, (chunk) => this.#events.onOutput(chunk));
     this.#output = stdout;
     stderr.on('data', (chunk: Buffer) => {
       this.#stderr.push(chunk);
-      this.#events.onStderr(decoder.write(chunk));
+      if (onStderr !== undefined) onStderr(decoder.write(chunk));
     });
     stdout.on('close', () => this.#pipeClosed(true));
     stderr.on('close', () => this.#pipeClosed(false));

@@ -8,7 +8,8 @@
  * supervisor: whoever restarts makes a new one. Knows nothing of models.
  */
 
-import { Connection, type ConnectionOptions } from '../connection/connection.js';
+import { Connection } from '../connection/connection.js';
+import type { ConnectionOptions } from '../connection/events.js';
 import { type ExitReport, IsthmusError, RuntimeExitedError, StartError } from '../errors.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { Child, type Command, type StopTimes } from './spawn.js';
@@ -41,7 +42,7 @@ export class Supervisor {
     this.#options = options;
     this.#child = new Child(options.command, options, {
       onOutput: (chunk) => this.connection.push(chunk),
-      onStderr: (text) => callUser(() => options.onStderr?.(text)),
+      onStderr: options.onStderr && ((text) => callUser(() => options.onStderr?.(text))),
       onLost: (report) => this.#lose(report),
       onExit: (report, spawnError) => this.#ended(report, spawnError),
     });
@@ -155,7 +156,7 @@ export class Supervisor {
   stop(): Promise<ExitReport> {
     if (this.#state === 'ended') return this.closed;
     this.#state = 'stopping';
-    this.connection.refuse(new IsthmusError('CLOSING', 'the runtime is closing'));
+    this.connection.refuse(() => new IsthmusError('CLOSING', 'the runtime is closing'));
     this.connection.endOutput();
     this.#stopped ??= this.#child.stop(this.#options.shutdown);
     return this.#stopped;
@@ -165,7 +166,7 @@ export class Supervisor {
   #kill(reason: IsthmusError): Promise<ExitReport> {
     if (this.#state === 'ended') return this.closed;
     this.#state = 'stopping';
-    this.connection.refuse(reason);
+    this.connection.refuse(() => reason);
     this.#stopped ??= this.#child.stop({ ...this.#options.shutdown, graceMs: 0 });
     return this.#stopped;
   }

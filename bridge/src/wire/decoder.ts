@@ -2,8 +2,8 @@
  * The receiving half of the codec: the strict subset of msgpack (docs/protocol.md, 1.1) to
  * JavaScript values.
  *
- * Refuses what the subset does not hold, takes no memory on the word of a header, and copies every
- * binary value: nothing returned is a view of the buffer that was read. It reads value by value, so
+ * Refuses what the subset does not hold, takes no memory on the word of a header, and copies binary
+ * values: nothing returned is a view of a buffer that is read into again. It reads value by value, so
  * that a message needs no array around its elements. Knows nothing of frames or messages.
  */
 
@@ -25,16 +25,21 @@ const UINT32 = 2 ** 32;
 const SHORT_STRING = 16;
 /** A small binary is copied faster by a loop than by `set`. */
 const SHORT_BINARY = 32;
+/** Copying a binary value of this size takes a millisecond or more. */
+const LONG_BINARY = 1024 * 1024;
 
 export class Decoder {
   position = 0;
   #buffer: Buffer = Buffer.alloc(0);
   #end = 0;
+  #isOwned = false;
   readonly #keys = new KeyCache();
 
-  /** Read from `start` to `end` of `buffer` from now on. */
-  reset(buffer: Buffer, start: number, end: number): void {
+  /** Read from `start` to `end` of `buffer` from now on. When nobody else will write to it
+   * (`isOwned`), long binary values may be views of it. */
+  reset(buffer: Buffer, start: number, end: number, isOwned = false): void {
     this.#buffer = buffer;
+    this.#isOwned = isOwned;
     this.position = start;
     this.#end = end;
   }
@@ -205,6 +210,10 @@ export class Decoder {
 
   #binary(length: number): Uint8Array {
     const start = this.#take(length);
+    if (this.#isOwned && length > LONG_BINARY) {
+      const { buffer, byteOffset } = this.#buffer;
+      return new Uint8Array(buffer, byteOffset + start, length);
+    }
     const bytes = new Uint8Array(length);
     if (length > SHORT_BINARY) bytes.set(this.#buffer.subarray(start, start + length));
     else for (let at = 0; at < length; at++) bytes[at] = this.#buffer[start + at] as number;

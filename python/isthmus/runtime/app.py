@@ -125,7 +125,10 @@ class Runtime:
         await self._services.models.close()
         self._lag.stop()
         self._text.close()
-        if not self._engine.stop(0.0 if is_alone else _ENGINE_STOP_S) and not is_alone:
+        # While it imports its libraries it cannot hear us, and it holds nothing worth a wait.
+        is_importing = self._engine.health()["state"] == "starting"
+        wait_s = 0.0 if is_alone or is_importing else _ENGINE_STOP_S
+        if not self._engine.stop(wait_s) and wait_s > 0:
             log("warning", "the engine did not end in time")
 
     async def room(self) -> None:

@@ -237,7 +237,7 @@ class Server:
         else:
             self._loop.call_soon(self._on_assembled, payload)
 
-    def _on_assembled(self, payload: bytes) -> None:
+    def _on_assembled(self, payload: Payload) -> None:
         self._is_assembled = True
         try:
             self.on_payload(payload)

@@ -8,6 +8,7 @@ request keep their order. The writer knows frames and pieces, not what a message
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +29,19 @@ class Sink(Protocol):
         """Queue bytes."""
         ...
 
+    def writelines(self, parts: list[bytes]) -> None:
+        """Queue bytes without joining them."""
+        ...
+
     def get_write_buffer_size(self) -> int:
         """Return the bytes that the other side has not taken yet."""
         ...
+
+
+_NOTHING = memoryview(b"")
+
+_LONG_PART_BYTES = 4_096
+"""Parts that are longer than this on average are written without being joined first."""
 
 
 @dataclass(slots=True)
@@ -38,9 +49,22 @@ class _Large:
     """A message in pieces, or a small one that must not overtake it."""
 
     request: int | None
-    payload: bytes
+    head: bytes
+    tail: memoryview
     channel: int
     offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole message."""
+        return len(self.head) + len(self.tail)
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes, at most `count`."""
+        start, self.offset = self.offset, min(self.offset + count, self.size)
+        edge = len(self.head)
+        from_tail = self.tail[max(start - edge, 0) : max(self.offset - edge, 0)]
+        return self.head[start : self.offset] + from_tail if start < edge else bytes(from_tail)
 
 
 class OrderedWriter:
@@ -55,6 +79,7 @@ class OrderedWriter:
     def __init__(
         self, codec: Codec, loop: asyncio.AbstractEventLoop, piece_bytes: int = PIECE_BYTES
     ) -> None:
+        self._codec = codec
         self._encode = codec.encode
         self._is_lines = codec.name == "json"
         self._piece_bytes = FRAME_LIMIT_BYTES if self._is_lines else piece_bytes
@@ -85,6 +110,9 @@ class OrderedWriter:
         Raises:
             LocalProtocolError: The message cannot be encoded or is too long; nothing was queued.
         """
+        if type(message[-1]) is not str and self._ends_in_long_binary(message):
+            self._enqueue_large(request, *self._codec.encode_around(message))
+            return
         payload = self._encode(message)
         size = len(payload)
         if size > self._piece_bytes or (self._large and request in self._large_requests):
@@ -93,8 +121,7 @@ class OrderedWriter:
             self._ready_bytes += size
             self._ready += (payload, b"\n") if self._is_lines else (pack_header(size), payload)
         if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self.flush)
+            self._schedule()
 
     def hold(self) -> None:
         """Gather everything until `flush` is called by whoever called this."""
@@ -106,10 +133,13 @@ class OrderedWriter:
         if self._sink is None or self._closed:
             return
         if self._ready:
-            data = b"".join(self._ready)
-            self._ready.clear()
-            self._ready_bytes = 0
-            self._write(data)
+            ready, self._ready = self._ready, []
+            size, self._ready_bytes = self._ready_bytes, 0
+            if size > _LONG_PART_BYTES * len(ready):
+                self.bytes_written += size
+                self._sink.writelines(ready)
+            else:
+                self._write(b"".join(ready))
         self._pump()
 
     def pause(self) -> None:
@@ -144,25 +174,42 @@ class OrderedWriter:
         unread = self._sink.get_write_buffer_size() if self._sink is not None else 0
         return self._ready_bytes + self._large_bytes + unread
 
-    def _enqueue_large(self, request: int | None, payload: bytes) -> None:
-        if len(payload) > self._limit_bytes:
+    def _ends_in_long_binary(self, message: list[object]) -> bool:
+        """Whether the message's last value, or that of the map it ends with, is a long binary one;
+        such a message is not copied together to be cut apart again."""
+        tail = message[-1]
+        if type(tail) is dict and tail:
+            tail = next(reversed(tail.values()))
+        if self._is_lines or not isinstance(tail, bytes | array):
+            return False
+        return memoryview(tail).nbytes >= self._piece_bytes
+
+    def _enqueue_large(self, request: int | None, head: bytes, tail: memoryview = _NOTHING) -> None:
+        large = _Large(request, head, tail, (self._channel + 1) % 2**32)
+        if large.size > self._limit_bytes:
             raise LocalProtocolError(
-                f"a message of {len(payload)} bytes is over the limit of {self._limit_bytes}; "
+                f"a message of {large.size} bytes is over the limit of {self._limit_bytes}; "
                 "send less",
-                length=len(payload),
+                length=large.size,
                 limit=self._limit_bytes,
             )
-        self._channel = (self._channel + 1) % 2**32
-        self._large.append(_Large(request, payload, self._channel))
-        self._large_bytes += len(payload)
+        self._channel = large.channel
+        self._large.append(large)
+        self._large_bytes += large.size
         if request is not None:
             self._large_requests[request] += 1
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
 
     def _pump(self) -> None:
         while self._large and not self._paused and self._sink is not None:
             large = self._large[0]
             piece = self._next_piece(large)
-            if large.offset >= len(large.payload):
+            if large.offset >= large.size:
                 self._dequeue_large()
             self._write(piece)
             # Over it, not at it: only a transport that has paused says when it has room again.
@@ -179,14 +226,12 @@ class OrderedWriter:
                 del self._large_requests[request]
 
     def _next_piece(self, large: _Large) -> bytes:
-        start, end = large.offset, min(large.offset + self._piece_bytes, len(large.payload))
-        large.offset = end
-        self._large_bytes -= end - start
-        if end - start == len(large.payload):
-            return self._frame(large.payload)
-        flag = PieceFlag.MORE if end < len(large.payload) else PieceFlag.LAST
-        piece = [int(Kind.PIECE), large.channel, int(flag), large.payload[start:end]]
-        return self._frame(self._encode(piece))
+        data = large.take(self._piece_bytes)
+        self._large_bytes -= len(data)
+        if len(data) == large.size:
+            return self._frame(data)
+        flag = PieceFlag.MORE if large.offset < large.size else PieceFlag.LAST
+        return self._frame(self._encode([int(Kind.PIECE), large.channel, int(flag), data]))
 
     def _frame(self, payload: bytes) -> bytes:
         return encode_line(payload) if self._is_lines else pack_header(len(payload)) + payload

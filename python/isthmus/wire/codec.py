@@ -22,6 +22,7 @@ FORBIDDEN_KEYS: Final = frozenset(("__proto__", "constructor", "prototype"))
 """Keys that would reach an object's prototype in a JavaScript host."""
 
 _SAFE_INTEGER: Final = 2**53 - 1
+_BIN_32: Final = b"\xc6"
 _SHORT_PAYLOAD_BYTES: Final = 512
 _SUSPECTS: Final = frozenset((0xCF, 0xD3, 0xFF, *range(0xDC, 0xE0)))
 """First bytes of 64-bit integers, of long containers, and the type of the timestamp extension."""
@@ -46,6 +47,10 @@ class Codec(Protocol):
         """Return the payload of one message."""
         ...
 
+    def encode_around(self, value: object) -> tuple[bytes, memoryview]:
+        """Return the payload of a message that ends with a long binary value, in two parts."""
+        ...
+
     def decode(self, payload: Payload) -> Any:
         """Return the value of one payload, or raise DecodeError or DepthExceeded."""
         ...
@@ -62,7 +67,7 @@ class MsgpackCodec:
     name = "msgpack"
 
     def __init__(self) -> None:
-        self._pack = msgpack.Packer(default=_pack_default, use_bin_type=True).pack
+        self._renew()
         self._read_map = _map_reader()
 
     def encode(self, value: object) -> bytes:
@@ -74,9 +79,33 @@ class MsgpackCodec:
         try:
             payload: bytes = self._pack(value)
         except _DECODE_FAILURES as error:
-            self._pack = msgpack.Packer(default=_pack_default, use_bin_type=True).pack
+            self._renew()
             raise LocalProtocolError(f"this value cannot travel: {error}") from error
         return payload
+
+    def _renew(self) -> None:
+        """A packer that failed half-way still holds what it had packed."""
+        self._packer = msgpack.Packer(default=_pack_default, use_bin_type=True)
+        self._pack = self._packer.pack
+
+    def encode_around(self, value: object) -> tuple[bytes, memoryview]:
+        """Encode an array or map that ends with a long binary value, without copying that.
+
+        Returns:
+            What goes before the binary value's bytes, and these bytes.
+        """
+        if isinstance(value, list):
+            head = self._packer.pack_array_header(len(value))
+            before, last = value[:-1], value[-1]
+        elif isinstance(value, dict):
+            head = self._packer.pack_map_header(len(value))
+            *pairs, (key, last) = value.items()
+            before = [item for pair in pairs for item in pair] + [key]
+        else:
+            tail = memoryview(value).cast("B")  # type: ignore[arg-type]
+            return _BIN_32 + tail.nbytes.to_bytes(4, "big"), tail
+        inner, tail = self.encode_around(last)
+        return b"".join([head, *map(self.encode, before), inner]), tail
 
     def decode(self, payload: Payload) -> Any:
         """Return the value in `payload`.
@@ -120,6 +149,10 @@ class JsonCodec:
             return orjson.dumps(value, default=_json_default)
         except orjson.JSONEncodeError as error:
             raise LocalProtocolError(f"this value cannot travel: {error}") from error
+
+    def encode_around(self, value: object) -> tuple[bytes, memoryview]:
+        """Return `value` as one line; JSON has no binary values to leave out."""
+        return self.encode(value), memoryview(b"")
 
     def decode(self, payload: Payload) -> Any:
         """Return the value of one line.

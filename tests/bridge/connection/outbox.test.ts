@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
+import { PIECE_BYTES } from '../../../bridge/src/limits.js';
 import { FakeRuntime, failure, type Message, turn } from '../support.js';
 
-const PIECE = 65_536;
-const LARGE = 3 * PIECE;
+const LARGE = 3 * PIECE_BYTES;
 
 /** Take one write after the other from a pipe that is always full. */
 async function drainOneByOne(runtime: FakeRuntime): Promise<Message[]> {
@@ -74,7 +74,7 @@ describe('a message over the piece limit', () => {
     while (pieces.at(-1)?.[2] !== 1) pieces.push(...(await runtime.received()));
     expect(pieces.every(([kind, channel]) => kind === 11 && channel === 0)).toBe(true);
     const parts = pieces.map(([, , , part]) => part as Uint8Array);
-    expect(Math.max(...parts.map(({ length }) => length))).toBe(PIECE);
+    expect(Math.max(...parts.map(({ length }) => length))).toBe(PIECE_BYTES);
     // The same bytes as a message, pushed back as pieces of a result.
     const payload = Buffer.concat(parts);
     expect(payload.subarray(payload.length - LARGE)).toEqual(Buffer.from(data));
@@ -98,7 +98,7 @@ describe('a message over the piece limit', () => {
   test('never opens more channels than the runtime allows', async () => {
     const runtime = new FakeRuntime();
     for (let index = 0; index < 100; index++) {
-      ignore(runtime.connection.call('echo', { data: new Uint8Array(2 * PIECE) }, Boolean));
+      ignore(runtime.connection.call('echo', { data: new Uint8Array(2 * PIECE_BYTES) }, Boolean));
     }
     const open = new Set<unknown>();
     let most = 0;

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createRuntime, type Runtime, type RuntimeOptions } from '../../../bridge/src/index.js';
@@ -17,9 +18,11 @@ async function start(scenario: string, options: RuntimeOptions = {}): Promise<Ru
 
 const startFailure = (options: RuntimeOptions) => failure(createRuntime(options));
 
+/** Whether a process runs; one that waits to be reaped does not. */
 function isAlive(pid: number | undefined): boolean {
   try {
-    return pid !== undefined && process.kill(pid, 0);
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.charAt(stat.lastIndexOf(')') + 2) !== 'Z';
   } catch {
     return false;
   }
@@ -120,17 +123,15 @@ describe('pending calls settle when the runtime', () => {
   });
 
   test('closes its input and goes on, and the host lives', async () => {
-    const runtime = await start('closes-input');
-    const calls = [];
-    let isClosed = false;
-    void runtime.closed.then(() => {
-      isClosed = true;
+    let isClosed: () => void = () => undefined;
+    const closed = new Promise<void>((resolve) => {
+      isClosed = resolve;
     });
-    while (!isClosed) {
-      calls.push(failure(runtime.echo('x'.repeat(1_000))));
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-    for (const error of await Promise.all(calls)) expect(error.code).toBe('RUNTIME_EXITED');
+    const runtime = await start('closes-input', { onStderr: () => isClosed() });
+    await closed;
+    const errors = await Promise.all([failure(runtime.echo(1)), failure(runtime.echo(2))]);
+    for (const error of errors) expect(error.code).toBe('RUNTIME_EXITED');
+    expect(await runtime.closed).toMatchObject({ signal: 'SIGTERM' });
   });
 
   test('writes text between frames', async () => {

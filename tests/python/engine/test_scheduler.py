@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.python.engine.fakes import listener_of, make_job
 
 from isthmus.engine.job import NEXT_PHASES, Job, Phase
 from isthmus.engine.scheduler import RUNNING_LIMIT, Scheduler
 from isthmus.errors import EngineDead, InternalError, NumericError
+from tests.python.engine.fakes import listener_of, make_job
 
 
 class Bench:

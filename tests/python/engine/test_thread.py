@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.python.engine.fakes import listener_of, make_job
 
 from isthmus.engine import thread as engine_thread
 from isthmus.engine.thread import EngineThread
 from isthmus.errors import EngineDead, QueueFull
+from tests.python.engine.fakes import listener_of, make_job
 
 WAIT_S = 10.0
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.fixtures import runtimes
 
 from isthmus import host
 from isthmus.errors import (
@@ -24,6 +23,7 @@ from isthmus.errors import (
     VersionMismatch,
 )
 from isthmus.host.process import Tail, runtime_environment
+from tests.fixtures import runtimes
 
 WAIT_S = 20.0
 QUICK = host.Graces(close_s=0.05, terminate_s=0.05)

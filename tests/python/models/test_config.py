@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fixtures.bad_models import CANARY, CODE_FOLDERS, BadFolder, write_json, write_sound
-from tests.python.models.strategies import JSON, QUICK
 
 from isthmus.errors import CodeRefused, ModelLoadFailed
 from isthmus.models.verify import verify
+from tests.fixtures.bad_models import CANARY, CODE_FOLDERS, BadFolder, write_json, write_sound
+from tests.python.models.strategies import JSON, QUICK
 
 
 @pytest.mark.parametrize("bad", CODE_FOLDERS, ids=lambda bad: bad.name)

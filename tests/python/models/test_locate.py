@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from tests.fixtures.bad_models import write_sound
 
 from isthmus.errors import ModelLoadFailed, PathRefused
 from isthmus.models import BUILTIN_ROOT
 from isthmus.models.locate import DATA_PATTERNS, Located, locate
 from isthmus.models.verify import verify
+from tests.fixtures.bad_models import write_sound
 
 
 class FakeHub:

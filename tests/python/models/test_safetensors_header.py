@@ -12,12 +12,12 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fixtures.bad_models import MALFORMED_HEADERS, ODD_HEADERS, SOUND_WEIGHTS, entry
-from tests.fixtures.bad_models import safetensors as safetensors_file
-from tests.python.models.strategies import JSON, QUICK
 
 from isthmus.errors import ModelLoadFailed
 from isthmus.models.safetensors_header import DTYPES, HEADER_LIMIT_BYTES, parse_header, read_header
+from tests.fixtures.bad_models import MALFORMED_HEADERS, ODD_HEADERS, SOUND_WEIGHTS, entry
+from tests.fixtures.bad_models import safetensors as safetensors_file
+from tests.python.models.strategies import JSON, QUICK
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from isthmus.errors import IsthmusError, PathRefused
+from isthmus.models.verify import verify
 from tests.fixtures.bad_models import (
     BAD_FOLDERS,
     CANARY,
@@ -16,9 +19,6 @@ from tests.fixtures.bad_models import (
     write_json,
     write_sound,
 )
-
-from isthmus.errors import IsthmusError, PathRefused
-from isthmus.models.verify import verify
 
 
 @pytest.mark.parametrize("bad", BAD_FOLDERS, ids=lambda bad: bad.name)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from tests.fixtures.bad_models import entry, write_json, write_sound
-from tests.fixtures.bad_models import safetensors as safetensors_file
 
 from isthmus.models.verify import VerifiedModel, verify
+from tests.fixtures.bad_models import entry, write_json, write_sound
+from tests.fixtures.bad_models import safetensors as safetensors_file
 
 
 def _saved_llama(folder: Path, *, quantized: bool) -> tuple[VerifiedModel, int]:

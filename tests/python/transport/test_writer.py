@@ -31,6 +31,10 @@ class FakeSink:
         self._pause, self._resume = pause, resume
         self._is_paused = False
 
+    def writelines(self, parts: list[bytes]) -> None:
+        """Take bytes that come in parts."""
+        self.write(b"".join(parts))
+
     def write(self, data: bytes) -> None:
         """Take bytes."""
         self.writes.append(data)

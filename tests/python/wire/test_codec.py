@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fixtures.vectors import is_same, load_vectors
 
 from isthmus.errors import DecodeError, DepthExceeded, IsthmusError, LocalProtocolError
 from isthmus.limits import DEPTH_LIMIT
 from isthmus.wire.codec import FORBIDDEN_KEYS, JsonCodec, MsgpackCodec, token_ids
+from tests.fixtures.vectors import is_same, load_vectors
 
 VECTORS = load_vectors("codec")
 GOOD = [vector for vector in VECTORS if "error" not in vector]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fixtures.vectors import load_vectors
 
 from isthmus.errors import FrameTooLarge, IsthmusError, LocalProtocolError, RemoteProtocolError
 from isthmus.wire.frames import FrameDecoder, encode_frame
 from isthmus.wire.lines import LineDecoder, encode_line
+from tests.fixtures.vectors import load_vectors
 
 MANY = settings(max_examples=300, deadline=None, database=None)
 VECTORS = load_vectors("frames")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from tests.fixtures.vectors import load_vectors
 
 from isthmus.errors import InvalidRequest, IsthmusError, RemoteProtocolError
 from isthmus.limits import STREAM_CREDIT
@@ -22,6 +21,7 @@ from isthmus.wire.messages import (
     parse_options,
     peek_request_id,
 )
+from tests.fixtures.vectors import load_vectors
 
 MANY = settings(max_examples=300, deadline=None, database=None)
 VECTORS = load_vectors("messages")
