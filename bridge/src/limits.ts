@@ -60,6 +60,12 @@ export const OUTGOING_BUFFER_KEPT_BYTES = MIB;
 /** First buffer of a frame that arrives in parts; it grows with what has really arrived. */
 export const PARTIAL_FRAME_BYTES = 64 * KIB;
 
+/** Read at once from standard output: a value of 64 KiB and what came with it. */
+export const OUTPUT_READ_BYTES = 160 * KIB;
+
+/** Read at once from standard error. */
+export const STDERR_READ_BYTES = 64 * KIB;
+
 /** Standard error kept for error messages: enough for a traceback with a few log lines. */
 export const STDERR_TAIL_BYTES = 64 * KIB;
 

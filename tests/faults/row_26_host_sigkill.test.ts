@@ -32,15 +32,18 @@ const STATES = ['idle', 'loading', 'prefill', 'decode', 'engine busy'];
 const STATES_BEHIND_EXEC = ['idle', 'decode'];
 
 describe.each(Object.entries(WRAPPERS))('with %s', (name, wrap) => {
-  test.each(name === 'sh that execs' ? STATES_BEHIND_EXEC : STATES)('a runtime that is %s is gone', async (state) => {
-    const host = startHost({
-      command: wrap(faultyCommand()),
-      state,
-      ...(models[state] === undefined ? {} : { model: models[state] }),
-    });
-    const { pid } = await host.line();
-    expect(await killHost(host, pid as number)).toBeLessThan(GONE_WITHIN_MS);
-  });
+  test.each(name === 'sh that execs' ? STATES_BEHIND_EXEC : STATES)(
+    'a runtime that is %s is gone',
+    async (state) => {
+      const host = startHost({
+        command: wrap(faultyCommand()),
+        state,
+        ...(models[state] === undefined ? {} : { model: models[state] }),
+      });
+      const { pid } = await host.line();
+      expect(await killHost(host, pid as number)).toBeLessThan(GONE_WITHIN_MS);
+    },
+  );
 });
 
 test.each(['no wrapper', 'sh that execs'])(

@@ -1,5 +1,5 @@
 /**
- * Reads a child's output into one buffer that is used again for every read.
+ * Reads a child's pipe into one buffer that is used again for every read.
  *
  * Node's own `data` events allocate 64 KiB a read, which costs a small reply 1.5 microseconds of 5.
  * `net.Socket` can read into a given buffer (`onread`), but only a socket made with that option, so
@@ -9,22 +9,23 @@
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Readable } from 'node:stream';
 
-/** A value of 64 KiB and what came with it are taken in one read. */
-const READ_BYTES = 160 * 1024;
-
 interface WithHandle {
   readonly _handle?: object | null;
 }
 
 /** Begin to read `pipe`. A chunk is only lent for the call. Return the stream whose `close` tells
  * the end, to be used instead of `pipe`. */
-export function readOutput(pipe: Readable, onChunk: (chunk: Buffer) => void): Socket {
+export function readOutput(
+  pipe: Readable,
+  bufferBytes: number,
+  onChunk: (chunk: Buffer) => void,
+): Socket {
   const { _handle: handle } = pipe as Readable & WithHandle;
   if (!handle) {
     pipe.on('data', onChunk);
     return pipe as Socket;
   }
-  const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
+  const buffer = Buffer.allocUnsafeSlow(bufferBytes);
   const onread = {
     buffer,
     callback: (count: number): boolean => {
@@ -32,6 +33,7 @@ export function readOutput(pipe: Readable, onChunk: (chunk: Buffer) => void): So
       return true;
     },
   };
+  pipe.on('error', () => undefined);
   const socket = new Socket({ handle, onread, writable: false } as SocketConstructorOpts);
   socket.resume();
   return socket;

@@ -11,7 +11,7 @@ import type { Socket } from 'node:net';
 import type { Writable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import type { ExitReport } from '../errors.js';
-import { EXIT_DRAIN_MS, IDLE_MS } from '../limits.js';
+import { EXIT_DRAIN_MS, IDLE_MS, OUTPUT_READ_BYTES, STDERR_READ_BYTES } from '../limits.js';
 import { readOutput } from './output.js';
 import { StderrRing } from './stderr-ring.js';
 
@@ -24,7 +24,8 @@ export interface ChildOptions {
 }
 
 export interface ChildEvents {
-  onOutput(chunk: Buffer): void;
+  /** Gets what was read; the chunk is only lent for the call. */
+  readonly onOutput: (chunk: Buffer) => void;
   /** Gets standard error as text, when someone wants it. */
   readonly onStderr?: ((text: string) => void) | undefined;
   /** One of the pipes ended while the process goes on: it can no longer be talked to. */
@@ -46,6 +47,7 @@ export class Child {
   readonly #events: ChildEvents;
   readonly #stderr = new StderrRing();
   #output: Socket | undefined;
+  #errors: Socket | undefined;
   #exitCode: number | null = null;
   #signal: NodeJS.Signals | null = null;
   #hasExited = false;
@@ -100,20 +102,25 @@ export class Child {
       this.#isFinished = true;
       throw new Error('the host is out of file descriptors or processes');
     }
-    const { stdin, stderr } = this.#process;
-    const { onStderr } = this.#events;
-    const decoder = new StringDecoder('utf8');
-    const stdout = readOutput(this.#process.stdout, (chunk) => this.#events.onOutput(chunk));
+    const { stdin } = this.#process;
+    const stdout = readOutput(this.#process.stdout, OUTPUT_READ_BYTES, this.#events.onOutput);
+    const stderr = readOutput(this.#process.stderr, STDERR_READ_BYTES, this.#stderrReader());
     this.#output = stdout;
-    stderr.on('data', (chunk: Buffer) => {
-      this.#stderr.push(chunk);
-      if (onStderr !== undefined) onStderr(decoder.write(chunk));
-    });
+    this.#errors = stderr;
     stdout.on('close', () => this.#pipeClosed(true));
     stderr.on('close', () => this.#pipeClosed(false));
     stdin.on('error', () => this.#lose());
     stdout.on('error', () => undefined);
     stderr.on('error', () => undefined);
+  }
+
+  #stderrReader(): (chunk: Buffer) => void {
+    const { onStderr } = this.#events;
+    const decoder = new StringDecoder('utf8');
+    return (chunk) => {
+      this.#stderr.push(chunk);
+      if (onStderr !== undefined) onStderr(decoder.write(chunk));
+    };
   }
 
   /** `error` also reports a signal that could not be sent; only without a pid has nothing begun. */
@@ -157,7 +164,7 @@ export class Child {
 
   #destroyPipes(): void {
     const { stdin, stdout, stderr } = this.#process;
-    for (const pipe of [stdin, this.#output, stdout, stderr]) pipe?.destroy();
+    for (const pipe of [stdin, this.#output, stdout, this.#errors, stderr]) pipe?.destroy();
     this.#process.unref();
   }
 
@@ -184,7 +191,7 @@ export class Child {
   release(): void {
     this.#process.unref();
     (this.#process.stdin as unknown as Socket).unref();
-    (this.#process.stderr as unknown as Socket).unref();
+    this.#errors?.unref();
   }
 
   /** Wait for the end, then ask for it with SIGTERM, then force it; every wait is bounded. Closing
