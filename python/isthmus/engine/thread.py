@@ -99,7 +99,7 @@ class EngineThread:
             if future.cancelled():
                 return
             if self._failure is not None:
-                _set_exception(future, self._failure)
+                self._post(_set_exception, (future, self._failure))
                 return
             try:
                 result = work()

@@ -130,17 +130,20 @@ class OrderedWriter:
     def flush(self) -> None:
         """Write what has been gathered."""
         self._scheduled = False
-        if self._sink is None or self._closed:
+        sink = self._sink
+        if sink is None or self._closed:
             return
-        if self._ready:
-            ready, self._ready = self._ready, []
-            size, self._ready_bytes = self._ready_bytes, 0
+        ready = self._ready
+        if ready:
+            size = self._ready_bytes
+            self._ready, self._ready_bytes = [], 0
+            self.bytes_written += size
             if size > _LONG_PART_BYTES * len(ready):
-                self.bytes_written += size
-                self._sink.writelines(ready)
+                sink.writelines(ready)
             else:
-                self._write(b"".join(ready))
-        self._pump()
+                sink.write(b"".join(ready))
+        if self._large:
+            self._pump()
 
     def pause(self) -> None:
         """The transport's buffer is full: pieces wait."""
@@ -180,9 +183,13 @@ class OrderedWriter:
         tail = message[-1]
         if type(tail) is dict and tail:
             tail = next(reversed(tail.values()))
-        if self._is_lines or not isinstance(tail, bytes | array):
+        if type(tail) is bytes:
+            size = len(tail)
+        elif type(tail) is array:
+            size = len(tail) * tail.itemsize
+        else:
             return False
-        return memoryview(tail).nbytes >= self._piece_bytes
+        return size >= self._piece_bytes and not self._is_lines
 
     def _enqueue_large(self, request: int | None, head: bytes, tail: memoryview = _NOTHING) -> None:
         large = _Large(request, head, tail, (self._channel + 1) % 2**32)
@@ -211,7 +218,8 @@ class OrderedWriter:
             piece = self._next_piece(large)
             if large.offset >= large.size:
                 self._dequeue_large()
-            self._write(piece)
+            self.bytes_written += len(piece)
+            self._sink.write(piece)
             # Over it, not at it: only a transport that has paused says when it has room again.
             if self._sink.get_write_buffer_size() > WRITE_WATERMARK_BYTES:
                 break
@@ -235,8 +243,3 @@ class OrderedWriter:
 
     def _frame(self, payload: bytes) -> bytes:
         return encode_line(payload) if self._is_lines else pack_header(len(payload)) + payload
-
-    def _write(self, data: bytes) -> None:
-        assert self._sink is not None
-        self.bytes_written += len(data)
-        self._sink.write(data)
