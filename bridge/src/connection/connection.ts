@@ -279,7 +279,6 @@ export class Connection implements InboxReceiver, AbortHandler {
   #break(error: unknown): void {
     const reason = asIsthmusError(error);
     this.#isBroken = true;
-    this.refuse(() => reason);
     this.#events.onBroken(reason);
   }
 

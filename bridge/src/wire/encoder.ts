@@ -287,7 +287,7 @@ function tooDeep(): ProtocolError {
 
 export function tooLarge(size: number, limit: number): ProtocolError {
   return new ProtocolError(
-    'FRAME_TOO_LARGE',
+    'LOCAL_PROTOCOL_ERROR',
     `the message is at least ${size} bytes long, over the limit of ${limit}; nothing was sent`,
     { details: { limit } },
   );

@@ -118,7 +118,7 @@ describe('a message over the piece limit', () => {
     const error = await failure(
       runtime.connection.call('echo', { data: new Uint8Array(100_000) }, Boolean),
     );
-    expect(error).toMatchObject({ code: 'FRAME_TOO_LARGE', retryable: false });
+    expect(error).toMatchObject({ code: 'LOCAL_PROTOCOL_ERROR', retryable: false });
     const call = runtime.connection.call('echo', { data: 1 }, (value) => value);
     expect(await runtime.received()).toEqual([[1, 0, 'echo', { data: 1 }]]);
     runtime.send([2, 0, 1]);
@@ -130,7 +130,7 @@ describe('a message over the piece limit', () => {
     const before = process.memoryUsage().arrayBuffers;
     const data = 'x'.repeat(400 << 20);
     const error = await failure(runtime.connection.call('echo', { data }, Boolean));
-    expect(error.code).toBe('FRAME_TOO_LARGE');
+    expect(error.code).toBe('LOCAL_PROTOCOL_ERROR');
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(1 << 20);
   });
 
