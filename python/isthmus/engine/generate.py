@@ -1,8 +1,9 @@
 """One generation on one model: a prefill chunk or a decode step at a time.
 
 The arithmetic is that of `mlx_lm.generate.generate_step`, cut into steps that a scheduler can
-interleave, cancel and pause: prompt chunks, then one token a step. Greedy tokens are identical to
-mlx-lm's. Called on the engine thread only; knows nothing of requests, text or the wire.
+interleave, cancel and pause: prompt chunks, then one token a step with the next one already
+dispatched while this one is read. Greedy tokens are identical to mlx-lm's. Called on the engine
+thread only; knows nothing of requests, text or the wire.
 """
 
 from __future__ import annotations
@@ -20,10 +21,6 @@ from .sampling import Sampler, SamplingOptions
 
 _CLEAR_CACHE_EVERY = 256
 """Steps between two returns of unused buffers, as in mlx-lm."""
-
-_DISPATCHES_AHEAD = mx.default_device().type == mx.DeviceType.gpu
-"""Whether the next step is dispatched before a token is read, as in mlx-lm. On a CPU dispatching
-waits for most of the step's work, so that every token would come one step late."""
 
 
 def open_sequence(
@@ -71,7 +68,6 @@ class Sequence:
         self._cache: list[Any] = make_prompt_cache(model)
         self._history: mx.array | None = None
         self._next: _Step | None = None
-        self._last = 0
         self.logprobs: mx.array | None = None
         self.prefilled = 0
         self.decoded = 0
@@ -98,28 +94,28 @@ class Sequence:
                 self.prefilled = last + 1
 
     def decode(self) -> int:
-        """Return the next token.
+        """Return the next token, with the one after it already dispatched.
 
         `logprobs` then holds the distribution it was drawn from, shape [vocabulary].
 
         Raises:
             NumericError: The logits were NaN, or all minus infinity.
         """
+        step, self._next = self._next, None
+        assert step is not None
+        has_next = self.decoded + 1 < self._max_tokens
         with mx.stream(generation_stream):
-            if self._next is None:
-                self._dispatch(mx.array([self._last]), self.decoded)
-            step, self._next = self._next, None
-            assert step is not None
-            has_next = self.decoded + 1 < self._max_tokens
-            if _DISPATCHES_AHEAD and has_next and step.chosen is not None:
+            if has_next and step.chosen is not None:
                 self._dispatch(step.chosen, self.decoded + 1)
             self._check_finite(step)
-            self._last = self._read(step)
+            token = self._read(step)
+            if has_next and step.chosen is None:
+                self._dispatch(mx.array([token]), self.decoded + 1)
             if self.decoded % _CLEAR_CACHE_EVERY == 0:
                 mx.clear_cache()
         self.logprobs = step.logprobs
         self.decoded += 1
-        return self._last
+        return token
 
     def _dispatch(self, tokens: mx.array, position: int) -> None:
         logits = self._model(tokens[None], cache=self._cache)[:, -1, :]

@@ -54,7 +54,10 @@ class EngineThread:
         self._is_ready = False
         self._is_busy = False
         self._progress_at = clock()
+        self._turn_ends: list[Callable[[], None]] = []
         self.on_dead: Callable[[EngineDead], None] | None = None
+        self.on_turn_end: Callable[[], None] | None = None
+        """Called on the loop after everything that one wake-up brought."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -76,6 +79,11 @@ class EngineThread:
             )
         self._unsettled += 1
         self._commands.put(lambda: self._scheduler.add(job))
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        """Call once after the rest of what this wake-up brings; for listeners, on the loop. A turn
+        of the loop's own would have to wait for the interpreter, which a busy engine holds."""
+        self._turn_ends.append(call)
 
     def settled(self) -> None:
         """Say that a submitted job needs its place in the queue no longer."""
@@ -194,12 +202,20 @@ class EngineThread:
         self._is_waking = False
         while self._outbox:
             call, arguments = self._outbox.popleft()
-            try:
-                call(*arguments)
-            except Exception as error:  # one listener's defect must not keep the others waiting
-                self._loop.call_exception_handler(
-                    {"message": "a listener of the engine failed", "exception": error}
-                )
+            self._call(call, *arguments)
+        while self._turn_ends:
+            self._call(self._turn_ends.pop(0))
+        if self.on_turn_end is not None:
+            self.on_turn_end()
+
+    def _call(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call a listener; one's defect must not keep the others waiting."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self._loop.call_exception_handler(
+                {"message": "a listener of the engine failed", "exception": error}
+            )
 
 
 def _nothing() -> None:

@@ -84,6 +84,7 @@ class Runtime:
         self._writer = OrderedWriter(self._codec, loop, settings.piece_bytes)
         self._engine = EngineThread(loop, import_models)
         self._engine.on_dead = self._on_engine_dead
+        self._engine.on_turn_end = self._writer.flush
         self._text = TextWorker()
         services = Services(
             settings, self._engine, ModelCache(self._engine, settings.model_roots), self._text

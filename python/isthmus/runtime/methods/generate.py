@@ -140,7 +140,6 @@ class Generation:
         self.done = asyncio.Event()
         self._engine = engine
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._ids: list[int] = []
         self._text: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
@@ -162,9 +161,8 @@ class Generation:
         self._logprobs += logprobs
         self._completion_tokens += len(ids)
         if self.options.is_streamed and not self._is_flush_due:
-            # What else the engine posted for this turn is handled before this runs.
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self._engine.at_turn_end(self._flush)
 
     def on_end(self, outcome: Outcome) -> None:
         """Settle."""
