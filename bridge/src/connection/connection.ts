@@ -7,7 +7,7 @@
  */
 
 import type { Writable } from 'node:stream';
-import type { IsthmusError } from '../errors.js';
+import { type IsthmusError, makeError } from '../errors.js';
 import {
   IN_FLIGHT_LIMIT,
   MESSAGE_LIMIT_BYTES,
@@ -279,6 +279,8 @@ export class Connection implements InboxReceiver, AbortHandler {
   #break(error: unknown): void {
     const reason = asIsthmusError(error);
     this.#isBroken = true;
+    const { code, message, details } = reason;
+    this.refuse(() => makeError(code, message, { details, cause: reason }));
     this.#events.onBroken(reason);
   }
 
