@@ -29,7 +29,7 @@ class Sink(Protocol):
         """Queue bytes."""
         ...
 
-    def writelines(self, parts: list[bytes]) -> None:
+    def writelines(self, parts: list[bytes | memoryview]) -> None:
         """Queue bytes without joining them."""
         ...
 
@@ -39,6 +39,9 @@ class Sink(Protocol):
 
 
 _NOTHING = memoryview(b"")
+
+_LONG_TAIL_BYTES = 16 * 1024
+"""A binary value from this length on is written from where it lies."""
 
 _LONG_PART_BYTES = 4_096
 """Parts that are longer than this on average are written without being joined first."""
@@ -86,7 +89,7 @@ class OrderedWriter:
         self._limit_bytes = FRAME_LIMIT_BYTES if self._is_lines else MESSAGE_LIMIT_BYTES
         self._loop = loop
         self._sink: Sink | None = None
-        self._ready: list[bytes] = []
+        self._ready: list[bytes | memoryview] = []
         self._scheduled = False
         self._paused = False
         self._closed = False
@@ -111,7 +114,7 @@ class OrderedWriter:
             LocalProtocolError: The message cannot be encoded or is too long; nothing was queued.
         """
         if type(message[-1]) is not str and self._ends_in_long_binary(message):
-            self._enqueue_large(request, *self._codec.encode_around(message))
+            self._send_around(request, *self._codec.encode_around(message))
             return
         payload = self._encode(message)
         size = len(payload)
@@ -179,7 +182,7 @@ class OrderedWriter:
 
     def _ends_in_long_binary(self, message: list[object]) -> bool:
         """Whether the message's last value, or that of the map it ends with, is a long binary one;
-        such a message is not copied together to be cut apart again."""
+        which is then not copied into the message."""
         tail = message[-1]
         if type(tail) is dict and tail:
             tail = next(reversed(tail.values()))
@@ -189,7 +192,17 @@ class OrderedWriter:
             size = len(tail) * tail.itemsize
         else:
             return False
-        return size >= self._piece_bytes and not self._is_lines
+        return size >= _LONG_TAIL_BYTES and not self._is_lines
+
+    def _send_around(self, request: int | None, head: bytes, tail: memoryview) -> None:
+        size = len(head) + len(tail)
+        if size > self._piece_bytes or (self._large and request in self._large_requests):
+            self._enqueue_large(request, head, tail)
+            return
+        self._ready_bytes += size
+        self._ready += (pack_header(size) + head, tail)
+        if not self._scheduled:
+            self._schedule()
 
     def _enqueue_large(self, request: int | None, head: bytes, tail: memoryview = _NOTHING) -> None:
         large = _Large(request, head, tail, (self._channel + 1) % 2**32)

@@ -208,12 +208,13 @@ def _check_value(value: object, depth: int) -> None:
     """Refuse deep nesting, integers that JavaScript cannot hold, and the timestamp extension (its
     type is 0xff), which msgpack decodes without asking. `depth` is that of what is around it."""
     kind = type(value)
-    if kind is str or kind is bytes:
-        return
     if kind is list or kind is dict:
         if depth >= DEPTH_LIMIT:
             raise DepthExceeded(_TOO_DEEP)
         for item in value.values() if kind is dict else value:  # type: ignore[attr-defined,union-attr]
+            kind = type(item)
+            if kind is str or kind is bytes or (kind is int and 0 <= item <= _SAFE_INTEGER):
+                continue
             _check_value(item, depth + 1)
     elif kind is int:
         if not -_SAFE_INTEGER <= value <= _SAFE_INTEGER:  # type: ignore[operator]

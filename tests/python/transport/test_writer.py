@@ -31,7 +31,7 @@ class FakeSink:
         self._pause, self._resume = pause, resume
         self._is_paused = False
 
-    def writelines(self, parts: list[bytes]) -> None:
+    def writelines(self, parts: list[bytes | memoryview]) -> None:
         """Take bytes that come in parts."""
         self.write(b"".join(parts))
 
