@@ -38,7 +38,7 @@ class Plan:
     large_times: int
 
 
-QUICK: Final = Plan(5, 1, 200, 40, 50_000, 2)
+QUICK: Final = Plan(4, 1, 200, 40, 50_000, 2)
 FULL: Final = Plan(20, 8, 1_000, 200, 100_000, 5)
 
 

@@ -27,7 +27,7 @@ class Plan:
     starts: int
 
 
-QUICK: Final = Plan(20, 3, 100, 3)
+QUICK: Final = Plan(16, 2, 100, 2)
 FULL: Final = Plan(100, 10, 200, 10)
 
 
