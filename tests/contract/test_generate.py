@@ -14,6 +14,7 @@ from isthmus import host
 from isthmus.engine.scheduler import RUNNING_LIMIT
 from isthmus.errors import DeadlineExceeded, InvalidRequest
 from tests.contract.waiting import settled
+from tests.fixtures.oracle import CHUNK_TOKENS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -250,6 +251,21 @@ async def test_a_deadline_in_the_queue_says_so(
     with pytest.raises(DeadlineExceeded) as caught:
         await model.generate("x", max_tokens=9, deadline_ms=50)
     assert caught.value.phase == "queue" and caught.value.details["completion_tokens"] == 0
+
+
+async def test_a_long_prompt_tells_how_far_it_is() -> None:
+    heard: list[dict[str, Any]] = []
+
+    def listen(name: str, payload: Any) -> None:
+        if name == "progress" and payload["stage"] == "prefill":
+            heard.append(payload)
+
+    options = ["--prefill-chunk-tokens", str(CHUNK_TOKENS)]
+    async with await host.start(on_event=listen, runtime_args=options) as runtime:
+        model = await runtime.load_model()
+        await model.generate(ids=LONG, max_tokens=1)
+    done = [progress["done"] for progress in heard]
+    assert done and done == sorted(done) and {p["total"] for p in heard} == {len(LONG)}
 
 
 async def test_cancelled_in_prefill_it_has_no_tokens(

@@ -68,6 +68,10 @@ class Outcome:
 class Listener(Protocol):
     """Hears of a job, on the event loop."""
 
+    def on_prefill(self, done: int, total: int) -> None:
+        """So many of the prompt's tokens have been evaluated, and more are left."""
+        ...
+
     def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
         """More tokens, with the text that they complete."""
         ...

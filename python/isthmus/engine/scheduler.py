@@ -110,7 +110,9 @@ class Scheduler:
     def _prefill(self, job: Job) -> None:
         assert job.steps is not None
         job.steps.prefill()
-        if not job.steps.is_prefilling:
+        if job.steps.is_prefilling:
+            self._post(job.listener.on_prefill, (job.steps.prefilled, len(job.prompt)))
+        else:
             job.enter(Phase.DECODE)
 
     def _decode(self, job: Job) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from struct import Struct
 
-from ..errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
+from ..errors import FrameTooLarge, RemoteProtocolError
 from ..limits import FRAME_LIMIT_BYTES
 
 _HEADER = Struct(">I")
@@ -25,17 +25,6 @@ _SHORT_BYTES = 4_096
 
 pack_header = _HEADER.pack
 """The four bytes in front of a payload of so many bytes."""
-
-
-def encode_frame(payload: bytes, limit: int = FRAME_LIMIT_BYTES) -> bytes:
-    """Return `payload` with its length in front.
-
-    Raises:
-        LocalProtocolError: The payload is empty or longer than `limit` bytes.
-    """
-    if not 0 < len(payload) <= limit:
-        raise LocalProtocolError(f"a frame of {len(payload)} bytes is not within 1 to {limit}")
-    return pack_header(len(payload)) + payload
 
 
 class FrameDecoder:

@@ -66,12 +66,17 @@ class FakeListener:
     """Keeps what it hears."""
 
     def __init__(self, on_end: Callable[[], object] | None = None) -> None:
+        self.prefilled: list[tuple[int, int]] = []
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[dict[str, Any]] = []
         self.outcomes: list[Outcome] = []
         self.errors: list[IsthmusError] = []
         self._on_end = on_end
+
+    def on_prefill(self, done: int, total: int) -> None:
+        """Keep how far the prompt is."""
+        self.prefilled.append((done, total))
 
     def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
         """More tokens."""

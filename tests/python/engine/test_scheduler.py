@@ -61,6 +61,12 @@ def test_a_job_goes_from_its_prompt_to_its_end(bench: Bench) -> None:
     assert job.steps is None and not bench.scheduler.jobs
 
 
+def test_between_two_chunks_of_a_prompt_its_listener_hears_how_far_it_is(bench: Bench) -> None:
+    job = bench.add("a", chunks=3, max_tokens=1)
+    bench.run()
+    assert listener_of(job).prefilled == [(1, 3), (2, 3)]
+
+
 def test_a_step_does_one_prompt_chunk_however_many_prompts_wait(bench: Bench) -> None:
     for name in "abc":
         bench.add(name, chunks=2, max_tokens=1)

@@ -154,6 +154,11 @@ class Generation:
         """Tokens that the reader has room for, counted from the first."""
         return self._granted
 
+    def on_prefill(self, done: int, total: int) -> None:
+        """Tell the host that a long prompt is being worked on."""
+        progress = {"stage": "prefill", "done": done, "total": total, "unit": "tokens"}
+        self.call.event("progress", progress)
+
     def on_tokens(self, ids: list[int], text: str, logprobs: list[dict[str, Any]]) -> None:
         """Keep tokens for this turn's delta."""
         self._ids += ids
