@@ -252,8 +252,7 @@ class Connection:
             pending = self._find(request)
             if pending is not None:
                 pending.on_progress(payload)
-        else:
-            self._tell(name, payload)
+        self._tell(name, payload)
 
     def _on_error(self, request: int | None, error: IsthmusError) -> None:
         if request is None:
