@@ -64,9 +64,6 @@ INLINE_TEXT_CHARS: Final = 4_096
 DRAIN_GRACE_S: Final = 5.0
 """Time that unsettled requests get after the host has closed our input."""
 
-PARENT_POLL_S: Final = 0.25
-"""How often the parent's identity is checked, for hosts that die behind a wrapper process."""
-
 PREFILL_CHUNK_TOKENS: Final = 512
 """Prompt tokens evaluated between two looks at cancels, deadlines and other requests."""
 
