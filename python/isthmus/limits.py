@@ -84,3 +84,33 @@ PENALTY_CONTEXT_TOKENS: Final = 20
 
 TEMPLATE_DEADLINE_S: Final = 5.0
 """Chat templates are programs from the model folder: a nested loop may run for hours."""
+
+BATCH_CALLS: Final = 256
+"""Calls that a host sends as one batch: enough that frames cost nothing, few enough that the first
+replies come early."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""Text of one batch of a host."""
+
+HOLD_LIMIT_MS: Final = 4.0
+"""Longest that a host keeps a call back while a batch of its kind is in flight."""
+
+HOLD_FLOOR_MS: Final = 1.0
+"""Shortest hold that a host's timer is set for; an answer that comes sooner ends it."""
+
+ALONE_BYTES: Final = 64 * 1024
+"""A call larger than this shares no batch: its neighbours would wait for it."""
+
+DRAFT_PASS_LOGITS: Final = 2**23
+"""Logits of a verification in one pass without a cache, 32 MiB in fp32. Those of prompt tokens are
+computed in vain; beyond this the prompt is evaluated first, without logits."""
+
+DRAFT_CACHE_TOKENS: Final = 16_384
+"""Rows times columns of a KV cache that drafts are verified in together: 64 rows of 256 tokens."""
+
+DRAFT_PADDING_RATIO: Final = 1.5
+"""Most tokens, padding included, of a group of drafts per token that is none."""
+
+DRAFT_PASS_TOKENS: Final = 64
+"""Tokens that cost as much as starting a pass: 3.2 ms and 0.07 ms a token on the built-in model.
+Prompts that drafts share are evaluated once where that saves more."""

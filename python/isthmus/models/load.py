@@ -7,7 +7,7 @@ run through the model before anybody waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class LoadedModel:
     Attributes:
         handle: Its name on the wire.
         network: The mlx-lm model; touched on the engine thread only.
-        tokenizer: For the loop and the text worker.
+        tokenizer: For the loop and the text threads.
+        operations: What can be done on it in batches, made once each by who serves it.
     """
 
     handle: str
@@ -46,6 +47,7 @@ class LoadedModel:
     vocab_size: int
     load_ms: float
     references: int = 0
+    operations: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def info(self) -> dict[str, Any]:
         """Return the model info of the protocol (section 3)."""

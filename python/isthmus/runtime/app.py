@@ -24,8 +24,9 @@ from ..limits import (
     WRITE_WATERMARK_BYTES,
 )
 from ..models.cache import ModelCache
+from ..multiplex.multiplexer import Multiplexer
 from ..settings import Settings
-from ..text.batch import TextWorker
+from ..text.batch import TextPool
 from ..transport.claim import ClaimedPipes
 from ..transport.parent import ParentWatch, is_unread
 from ..transport.stdio import StdioTransport, open_stdio
@@ -39,6 +40,7 @@ from .methods import basic, generate, models, status, text
 from .router import Router
 from .server import Server
 from .services import Services
+from .text_operations import TextOperations
 
 Extend = Callable[[Router, Services], None]
 """Adds methods of a host program's own."""
@@ -85,10 +87,11 @@ class Runtime:
         self._engine = EngineThread(loop, import_models)
         self._engine.on_dead = self._on_engine_dead
         self._engine.on_turn_end = self._writer.flush
-        self._text = TextWorker()
-        services = Services(
-            settings, self._engine, ModelCache(self._engine, settings.model_roots), self._text
-        )
+        self._text = TextPool()
+        self._multiplexer = Multiplexer(group.create_task, loop)
+        models = ModelCache(self._engine, settings.model_roots)
+        operations = TextOperations(self._text, self._multiplexer)
+        services = Services(settings, self._engine, models, operations, self._multiplexer)
         self._services = services
         router = _router(services, self, extend)
         self.server = Server(
@@ -98,6 +101,7 @@ class Runtime:
             group,
             _hello(settings, self._codec, router, blas),
             self.health,
+            self._multiplexer,
         )
         self._lag = LoopLag(loop, self._on_tick)
         self._transport: StdioTransport | None = None
@@ -113,7 +117,7 @@ class Runtime:
         self._transport = await open_stdio(
             self._pipes, self.server, decoder, self._writer, self.server.say_hello
         )
-        self._text.on_drained = self._check_pressure
+        self._multiplexer.on_drained = self._check_pressure
         self._writer.on_drained = self._check_pressure
         self._engine.start()
 
@@ -152,6 +156,7 @@ class Runtime:
             **self.server.counters.snapshot(),
             "bytes_written": self._writer.bytes_written,
             "writer_backlog_bytes": self._writer.backlog_bytes,
+            "batches": self._multiplexer.stats(),
         }
 
     def _handle_signals(self) -> None:
@@ -171,7 +176,8 @@ class Runtime:
             return
         limit = PENDING_TEXT_LIMIT_BYTES / 2 if self._is_paused else PENDING_TEXT_LIMIT_BYTES
         is_pressed = (
-            self._text.pending_chars > limit or self._writer.backlog_bytes > _BACKLOG_LIMIT_BYTES
+            self._multiplexer.pending_cost > limit
+            or self._writer.backlog_bytes > _BACKLOG_LIMIT_BYTES
         )
         if is_pressed != self._is_paused:
             self._is_paused = is_pressed

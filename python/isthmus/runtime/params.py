@@ -6,15 +6,13 @@ little-endian bytes or as an array of integers.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from typing import Any, Final, TypeVar
 
 from ..errors import InvalidRequest
+from ..text.ids import read_token_ids
 
 T = TypeVar("T")
 
-_BYTES_PER_ID: Final = 4
 _MISSING: Final = object()
 
 
@@ -92,22 +90,6 @@ class Params:
                 "protocol",
                 field=unknown[0],
             )
-
-
-def read_token_ids(name: str, value: object) -> list[int]:
-    """Return token ids from their wire form.
-
-    Raises:
-        InvalidRequest: Neither bytes of whole ids nor an array of integers.
-    """
-    if isinstance(value, bytes) and len(value) % _BYTES_PER_ID == 0:
-        ids = array("I", value)
-        if sys.byteorder == "big":
-            ids.byteswap()
-        return ids.tolist()
-    if isinstance(value, list) and all(type(item) is int for item in value):
-        return value
-    raise _wrong(name, "token ids (4 bytes each, or an array of integers)", value)
 
 
 _NAMES: Final[dict[type, str]] = {

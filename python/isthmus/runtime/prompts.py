@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DeadlineExceeded, InvalidRequest
-from ..limits import INLINE_TEXT_CHARS, TEMPLATE_DEADLINE_S
-from ..text.batch import TextWorker
-from ..text.tokenizer import TextTokenizer
+from ..limits import TEMPLATE_DEADLINE_S
+from ..models.load import LoadedModel
 from .params import Params
+from .text_operations import TextOperations
 
 MESSAGES_LIMIT = 10_000
 """Messages of one conversation."""
@@ -34,9 +34,9 @@ def read_template_request(fields: Params) -> TemplateRequest:
 
 
 async def render(
-    worker: TextWorker, tokenizer: TextTokenizer, messages: object, request: TemplateRequest
+    text: TextOperations, model: LoadedModel, messages: object, request: TemplateRequest
 ) -> str:
-    """Render a conversation in the text worker, under a deadline.
+    """Render a conversation in the templates' thread, under a deadline.
 
     Raises:
         InvalidRequest: The messages have a wrong shape, or the template refuses them.
@@ -45,7 +45,9 @@ async def render(
     checked = _check_messages(messages)
     try:
         async with asyncio.timeout(TEMPLATE_DEADLINE_S):
-            return await worker.run(lambda: tokenizer.render(checked, request.variables))
+            return await text.pool.run_template(
+                lambda: model.tokenizer.render(checked, request.variables)
+            )
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the model's chat template did not end within {TEMPLATE_DEADLINE_S:g} s; send `ids` "
@@ -54,7 +56,7 @@ async def render(
         ) from error
 
 
-async def prompt_ids(worker: TextWorker, tokenizer: TextTokenizer, fields: Params) -> list[int]:
+async def prompt_ids(text: TextOperations, model: LoadedModel, fields: Params) -> list[int]:
     """Read exactly one of `prompt`, `messages` and `ids`, and return token ids.
 
     Raises:
@@ -68,27 +70,16 @@ async def prompt_ids(worker: TextWorker, tokenizer: TextTokenizer, fields: Param
         )
     if given == ["ids"]:
         ids = fields.token_ids("ids")
-        tokenizer.check(ids)
+        model.tokenizer.check(ids)
         return ids
     if given == ["prompt"]:
-        text = fields.typed("prompt", str)
+        prompt = fields.typed("prompt", str)
         # As mlx_lm.stream_generate: a prompt that begins with the BOS token gets no second one.
-        bos = tokenizer.wrapper.bos_token
-        special = bos is None or not text.startswith(bos)
-        return await encode(worker, tokenizer, text, special)
+        bos = model.tokenizer.wrapper.bos_token
+        return await text.ids(model, prompt, bos is None or not prompt.startswith(bos))
     request = read_template_request(fields)
-    text = await render(worker, tokenizer, fields.take("messages"), request)
-    return await encode(worker, tokenizer, text, False)
-
-
-async def encode(
-    worker: TextWorker, tokenizer: TextTokenizer, text: str, add_special_tokens: bool
-) -> list[int]:
-    """Return the ids of a text, on the loop when it is short."""
-    if len(text) <= INLINE_TEXT_CHARS:
-        return tokenizer.encode(text, add_special_tokens)
-    (ids,) = await worker.encode(tokenizer, [text], add_special_tokens)
-    return ids
+    rendered = await render(text, model, fields.take("messages"), request)
+    return await text.ids(model, rendered, False)
 
 
 def _check_messages(messages: object) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ class Call:
         "on_credit",
         "on_interrupt",
         "options",
+        "phase",
         "request",
         "task",
         "timer",
@@ -61,6 +62,8 @@ class Call:
         self.options = options
         self.arrived_at = arrived_at
         self.is_settled = False
+        self.phase = "running"
+        """Where it is when its deadline passes."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.on_interrupt: Callable[[IsthmusError], None] | None = None

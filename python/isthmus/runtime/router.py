@@ -1,38 +1,32 @@
 """Which code answers which method.
 
-A method may have an `inline` form, which answers at once on the event loop, and a `run` form, a
-function that begins at once and returns a coroutine for what takes time. An inline form that finds
-its work too large returns `DEFER`, and the run form takes over. Registering is open, so that a host
-program or a test can add methods.
+A method has one of three forms: `inline` answers at once on the event loop; `begin` starts work
+that settles the call later, such as what the multiplexer gathers; `run` begins at once and returns
+a coroutine for what takes time. Registering is open, so that a host program or a test can add
+methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from ..errors import UnknownMethod
 from .requests import Call
 
 Inline = Callable[[dict[str, Any]], object]
+Begin = Callable[[Call, dict[str, Any]], None]
 Run = Callable[[Call, dict[str, Any]], Coroutine[Any, Any, None]]
-
-
-class Deferred:
-    """The type of DEFER."""
-
-
-DEFER: Final = Deferred()
-"""What an inline form returns when its work does not belong on the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How a method is answered; at least one of the two forms is there."""
+    """How a method is answered; exactly one of the forms is there."""
 
     name: str
     inline: Inline | None = None
+    begin: Begin | None = None
     run: Run | None = None
 
 
@@ -42,15 +36,23 @@ class Router:
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
 
-    def register(self, name: str, *, inline: Inline | None = None, run: Run | None = None) -> None:
+    def register(
+        self,
+        name: str,
+        *,
+        inline: Inline | None = None,
+        begin: Begin | None = None,
+        run: Run | None = None,
+    ) -> None:
         """Add a method.
 
         Raises:
-            ValueError: The name is taken, or there is no form.
+            ValueError: The name is taken, or there is not exactly one form.
         """
-        if name in self._methods or (inline is None and run is None):
-            raise ValueError(f"method {name} is registered already, or has no handler")
-        self._methods[name] = Method(name, inline, run)
+        forms = [form for form in (inline, begin, run) if form is not None]
+        if name in self._methods or len(forms) != 1:
+            raise ValueError(f"method {name} is registered already, or has not exactly one handler")
+        self._methods[name] = Method(name, inline, begin, run)
 
     @property
     def names(self) -> list[str]:

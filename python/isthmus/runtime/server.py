@@ -34,6 +34,7 @@ from ..limits import (
     PROTOCOL_VERSION,
     REQUEST_ID_LIMIT,
 )
+from ..multiplex.multiplexer import Multiplexer
 from ..transport.writer import OrderedWriter
 from ..wire.codec import Codec, Payload
 from ..wire.messages import (
@@ -54,7 +55,7 @@ from ..wire.messages import (
 )
 from .health import Counters
 from .requests import Call
-from .router import DEFER, Inline, Router
+from .router import Inline, Method, Router
 
 _RESULT = int(Kind.RESULT)
 
@@ -69,6 +70,7 @@ class Server:
         group: Owns every task.
         hello: The runtime's hello.
         health: Makes the answer to a ping.
+        multiplexer: Gathers what one read brings.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Server:
         group: asyncio.TaskGroup,
         hello: dict[str, Any],
         health: Callable[[], dict[str, Any]],
+        multiplexer: Multiplexer,
     ) -> None:
         self._decode = codec.decode
         self._writer = writer
@@ -87,6 +90,8 @@ class Server:
         self._group = group
         self._hello = hello
         self._health = health
+        self.on_read_begins = multiplexer.hold
+        self.on_read_ends = multiplexer.flush
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Call] = {}
         self._inline: dict[str, Inline] = {}
@@ -132,13 +137,10 @@ class Server:
                 and request not in self._calls
             ):
                 try:
-                    value = inline(params)
-                    if value is not DEFER:
-                        self._send([_RESULT, request, value], request)
-                        return
+                    self._send([_RESULT, request, inline(params)], request)
                 except Exception as error:
                     self._send(error_message(request, _typed(error)), request)
-                    return
+                return
         self._on_message(message)
 
     def on_input_closed(self, error: IsthmusError | None) -> None:
@@ -173,16 +175,6 @@ class Server:
             if call.task is not None:
                 call.task.cancel()
         self._writer.flush()
-
-    def _answer_inline(self, inline: Inline, request: int, params: dict[str, Any]) -> bool:
-        try:
-            value = inline(params)
-            if value is DEFER:
-                return False
-            self._send([_RESULT, request, value], request)
-        except Exception as error:
-            self._send(error_message(request, _typed(error)), request)
-        return True
 
     def _on_message(self, message: object) -> None:
         try:
@@ -253,10 +245,11 @@ class Server:
         except IsthmusError as error:
             self._refuse(request, error)
             return
-        if method.inline is not None and self._answer_inline(method.inline, request, params):
-            return
-        if method.run is None:
-            self._refuse(request, InternalError(f"{name} cannot be answered here"))
+        if method.inline is not None:
+            try:
+                self._send([_RESULT, request, method.inline(params)], request)
+            except Exception as error:
+                self._send(error_message(request, _typed(error)), request)
             return
         call = Call(request, name, options, time.monotonic(), self._send, self._forget)
         self._calls[request] = call
@@ -265,13 +258,19 @@ class Server:
                 options.deadline_ms / 1_000, self._on_deadline, call, options.deadline_ms
             )
         try:
-            work = method.run(call, params)
+            self._start(method, call, params)
         except Exception as error:
             call.error(_typed(error))
-        else:
-            call.task = self._group.create_task(self._run(call, work))
-            # A task that is cancelled before its first step never touches its coroutine.
-            call.task.add_done_callback(lambda _: work.close())
+
+    def _start(self, method: Method, call: Call, params: dict[str, Any]) -> None:
+        if method.begin is not None:
+            method.begin(call, params)
+            return
+        assert method.run is not None
+        work = method.run(call, params)
+        call.task = self._group.create_task(self._run(call, work))
+        # A task that is cancelled before its first step never touches its coroutine.
+        call.task.add_done_callback(lambda _: work.close())
 
     def _check_can_take(self, request: int) -> None:
         if not self._is_greeted:
@@ -299,7 +298,7 @@ class Server:
         call.interrupt(
             DeadlineExceeded(
                 f"{call.method} was not done within its deadline of {deadline_ms:g} ms",
-                phase="running",
+                phase=call.phase,
             )
         )
 

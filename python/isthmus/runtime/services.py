@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ..engine.thread import EngineThread
 from ..models.cache import ModelCache
+from ..multiplex.multiplexer import Multiplexer
 from ..settings import Settings
-from ..text.batch import TextWorker
+from .text_operations import TextOperations
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,4 +18,5 @@ class Services:
     settings: Settings
     engine: EngineThread
     models: ModelCache
-    text: TextWorker
+    text: TextOperations
+    multiplexer: Multiplexer

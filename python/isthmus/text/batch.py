@@ -1,119 +1,157 @@
-"""Long and many texts go to one worker thread, and from there to the tokenizer's own threads.
+"""Text operations for many items at once, and the threads in which they run.
 
-What has arrived while the last batch was computed is computed as one batch for each (tokenizer,
-options). Every text has its own result or error. Nothing is ever held back to wait for company.
+Short work is done on the event loop, where waking a thread would cost more; the rest goes to a
+thread and from there to the tokenizer's own threads, which run without the GIL. A text that is long
+on its own shares no batch with short ones. Every item has its own result or error.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from enum import Enum
+from typing import Any, Final, Protocol, TypeVar
 
-from ..errors import IsthmusError
+from ..errors import InvalidRequest
+from ..limits import INLINE_TEXT_CHARS
+from .ids import count_token_ids, read_token_ids
 from .tokenizer import TextTokenizer
 
 T = TypeVar("T")
 
-BATCH_CHARS = 1_000_000
-"""Text of one batch: bounds how long those that come next wait."""
+BATCH_COST: Final = 1_000_000
+"""Characters or ids of one batch: bounds how long those that come next wait."""
+
+_TEXT_THREADS: Final = 4
+"""Batches of different operations that run at once; the tokenizers' own threads do the work."""
 
 
-@dataclass(slots=True)
-class _Pending:
-    texts: list[str]
-    future: asyncio.Future[list[list[int]]]
+class Result(Enum):
+    """What encoding a text gives."""
+
+    IDS = "tokenize"
+    COUNT = "count_tokens"
+    PIECES = "tokenize_pieces"
 
 
-@dataclass(slots=True)
-class _Lane:
-    """Texts for one tokenizer with the same options."""
-
-    pending: list[_Pending] = field(default_factory=list)
-    is_running: bool = False
-
-
-class TextWorker:
-    """Owns the thread in which text work that would stall the loop is done."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-text")
-        self._lanes: dict[tuple[TextTokenizer, bool], _Lane] = {}
-        self.pending_chars = 0
-        self.on_drained: Callable[[], None] | None = None
-
-    async def encode(
-        self, tokenizer: TextTokenizer, texts: list[str], add_special_tokens: bool
-    ) -> list[list[int]]:
-        """Return the ids of each text, computed with whatever else has arrived."""
-        loop = asyncio.get_running_loop()
-        key = (tokenizer, add_special_tokens)
-        lane = self._lanes.setdefault(key, _Lane())
-        pending = _Pending(texts, loop.create_future())
-        lane.pending.append(pending)
-        chars = sum(map(len, texts))
-        self.pending_chars += chars
-        if not lane.is_running:
-            lane.is_running = True
-            self._start(loop, key, lane)
-        try:
-            return await pending.future
-        finally:
-            self.pending_chars -= chars
-            if self.on_drained is not None:
-                self.on_drained()
+class Pool(Protocol):
+    """Threads for text work."""
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run other text work, such as a chat template, in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """Run `work` in one of them and return its result."""
+        ...
+
+
+class TextPool:
+    """Owns the threads in which text work that would stall the loop is done.
+
+    Chat templates have a thread of their own: they are programs from the model folder, and one that
+    does not end must not keep tokenizers waiting.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="isthmus-text")
+        self._templates = ThreadPoolExecutor(1, thread_name_prefix="isthmus-template")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run tokenizer work."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def run_template(self, work: Callable[[], T]) -> T:
+        """Render a chat template."""
+        return await asyncio.get_running_loop().run_in_executor(self._templates, work)
 
     def close(self) -> None:
-        """Let the thread end after what it is doing."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let the threads end after what they are doing."""
+        for pool in (self._threads, self._templates):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, key: tuple[TextTokenizer, bool], lane: _Lane
+
+class Encode:
+    """Texts to ids, counts or pieces.
+
+    Outcomes: an `array` of ids, an integer, or `Pieces`.
+    """
+
+    batch_cost = BATCH_COST
+
+    def __init__(
+        self,
+        pool: Pool,
+        tokenizer: TextTokenizer,
+        result: Result,
+        add_special_tokens: bool,
+        label: str,
     ) -> None:
-        batch = _take(lane.pending)
-        if not batch:
-            lane.is_running = False
-            self._lanes.pop(key, None)
-            return
-        texts = [text for pending in batch for text in pending.texts]
-        computed = loop.run_in_executor(self._pool, key[0].encode_batch, texts, key[1])
+        self._pool = pool
+        self._tokenizer = tokenizer
+        self._result = result
+        self._special = add_special_tokens
+        self.label = label
 
-        def finish(done: asyncio.Future[list[list[int]]]) -> None:
-            _settle(batch, done)
-            self._start(loop, key, lane)
+    def cost(self, item: str) -> int:
+        """Return the number of characters."""
+        return len(item)
 
-        computed.add_done_callback(finish)
+    def now(self, items: Sequence[str], cost: int) -> list[Any] | None:
+        """Encode short texts."""
+        if cost > INLINE_TEXT_CHARS:
+            return None
+        if len(items) == 1 and self._result is Result.IDS:
+            return [array("I", self._tokenizer.encode(items[0], self._special))]
+        return self._encode(items)
+
+    async def compute(self, items: Sequence[str]) -> list[Any]:
+        """Encode in a thread."""
+        return await self._pool.run(lambda: self._encode(items))
+
+    def _encode(self, items: Sequence[str]) -> list[Any]:
+        texts = list(items)
+        if self._result is Result.PIECES:
+            return list(self._tokenizer.encode_pieces(texts, self._special))
+        if self._result is Result.COUNT:
+            return list(self._tokenizer.count_batch(texts, self._special))
+        return [array("I", ids) for ids in self._tokenizer.encode_batch(texts, self._special)]
 
 
-def _take(pending: list[_Pending]) -> list[_Pending]:
-    """Remove and return the next batch; who no longer waits is left out."""
-    chars, count = 0, 0
-    while count < len(pending) and (count == 0 or chars < BATCH_CHARS):
-        chars += sum(map(len, pending[count].texts))
-        count += 1
-    batch, pending[:count] = pending[:count], []
-    return [entry for entry in batch if not entry.future.done()] or (
-        _take(pending) if pending else []
-    )
+class Decode:
+    """Ids, in wire form, to texts."""
 
+    batch_cost = BATCH_COST
 
-def _settle(batch: list[_Pending], done: asyncio.Future[list[list[int]]]) -> None:
-    failure = asyncio.CancelledError() if done.cancelled() else done.exception()
-    if failure is not None:
-        for pending in batch:
-            if not pending.future.done():
-                pending.future.set_exception(
-                    IsthmusError(f"the tokenizer failed: {type(failure).__name__}: {failure}")
-                )
-        return
-    results = iter(done.result())
-    for pending in batch:
-        ids = [next(results) for _ in pending.texts]
-        if not pending.future.done():
-            pending.future.set_result(ids)
+    def __init__(
+        self, pool: Pool, tokenizer: TextTokenizer, skip_special_tokens: bool, label: str
+    ) -> None:
+        self._pool = pool
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self.label = label
+
+    def cost(self, item: tuple[str, object]) -> int:
+        """Return the number of ids."""
+        return count_token_ids(item[1])
+
+    def now(self, items: Sequence[tuple[str, object]], cost: int) -> list[Any] | None:
+        """Decode few ids."""
+        return None if cost > INLINE_TEXT_CHARS else self._decode(items)
+
+    async def compute(self, items: Sequence[tuple[str, object]]) -> list[Any]:
+        """Decode in a thread."""
+        return await self._pool.run(lambda: self._decode(items))
+
+    def _decode(self, items: Sequence[tuple[str, object]]) -> list[Any]:
+        outcomes: list[Any] = []
+        good: list[list[int]] = []
+        for name, value in items:
+            try:
+                ids = read_token_ids(name, value)
+                self._tokenizer.check(ids, name)
+            except InvalidRequest as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+                good.append(ids)
+        texts = iter(self._tokenizer.decode_batch(good, self._skip))
+        return [next(texts) if outcome is None else outcome for outcome in outcomes]

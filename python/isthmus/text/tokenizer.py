@@ -8,16 +8,43 @@ much. Ids are range-checked here: a token id beyond the embedding can kill the p
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import InvalidRequest
 
 _PROBES: Final = (
     "",
-    "Hello, world! 12 x 3.",
+    "Hello , world ! 12 x 3 . don 't",
     "  two  spaces\n\ttab",
     "naïve 中文 👩‍👩‍👧 é",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A text's tokens with where they lie in it.
+
+    Attributes:
+        ids: Token ids.
+        tokens: The vocabulary's strings, one for each id.
+        offsets: `(start, end)` in code points, one for each id; `(0, 0)` for what was added.
+        text: The text.
+    """
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    text: str
+
+    def offsets_utf16(self) -> list[tuple[int, int]]:
+        """Return the offsets in UTF-16 code units, which JavaScript's strings count in."""
+        if self.text.isascii() or max(self.text) <= "\uffff":
+            return self.offsets
+        places = [0]
+        for character in self.text:
+            places.append(places[-1] + (2 if character > "\uffff" else 1))
+        return [(places[start], places[end]) for start, end in self.offsets]
 
 
 class TextTokenizer:
@@ -36,6 +63,7 @@ class TextTokenizer:
         self._fast = _fast_backend(wrapper)
         if self._fast is not None and not self._agrees():
             self._fast = None
+        self._can_decode_fast = self._fast is not None and self._decodes_alike()
 
     @property
     def is_fast(self) -> bool:
@@ -66,6 +94,30 @@ class TextTokenizer:
         encodings = self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
+    def count_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
+        """Return the number of ids of each text."""
+        if self._fast is None:
+            return [len(self._encode_slow(text, add_special_tokens)) for text in texts]
+        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return [len(encoding) for encoding in encodings]
+
+    def encode_pieces(self, texts: list[str], add_special_tokens: bool = True) -> list[Pieces]:
+        """Return ids, token strings and offsets of each text.
+
+        Raises:
+            InvalidRequest: The tokenizer is one of Python's own, which keeps no offsets.
+        """
+        if self._fast is None:
+            raise InvalidRequest(
+                "this model's tokenizer gives no offsets; leave `offsets` and `tokens` out",
+                field="offsets",
+            )
+        encodings = self._fast.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [
+            Pieces(encoding.ids, encoding.tokens, encoding.offsets, text)
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
+
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids.
 
@@ -73,8 +125,17 @@ class TextTokenizer:
             InvalidRequest: An id is out of range.
         """
         self.check(ids)
-        text: str = self.wrapper.decode(ids, skip_special_tokens=skip_special_tokens)
-        return text
+        return self.decode_batch([ids], skip_special_tokens)[0]
+
+    def decode_batch(self, lists: list[list[int]], skip_special_tokens: bool = False) -> list[str]:
+        """Return the text of each list of ids, which the caller has checked."""
+        if self._can_decode_fast:
+            assert self._fast is not None
+            texts: list[str] = self._fast.decode_batch(
+                lists, skip_special_tokens=skip_special_tokens
+            )
+            return texts
+        return [self._decode_slow(ids, skip_special_tokens) for ids in lists]
 
     def check(self, ids: list[int], field: str = "ids") -> None:
         """Refuse ids that the model has no embedding for.
@@ -115,6 +176,19 @@ class TextTokenizer:
     def _encode_slow(self, text: str, add_special_tokens: bool) -> list[int]:
         with self._slow_lock:
             return list(self.wrapper.encode(text, add_special_tokens=add_special_tokens))
+
+    def _decode_slow(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return str(self.wrapper.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def _decodes_alike(self) -> bool:
+        """Whether transformers adds nothing of its own, such as cleaning up spaces."""
+        assert self._fast is not None
+        lists = [self.encode(text) for text in _PROBES]
+        return all(
+            self._fast.decode_batch(lists, skip_special_tokens=skip)
+            == [self._decode_slow(ids, skip) for ids in lists]
+            for skip in (True, False)
+        )
 
     def _agrees(self) -> bool:
         return all(

@@ -34,6 +34,11 @@ class Decoder(Protocol):
 class Receiver(Protocol):
     """Who gets what arrives."""
 
+    on_read_begins: Callable[[], None]
+    """Called before the payloads of one read."""
+    on_read_ends: Callable[[], None]
+    """Called after them, before the replies are written."""
+
     def on_payload(self, payload: Payload) -> None:
         """One payload arrived."""
         ...
@@ -58,6 +63,7 @@ class _ReadEnd(asyncio.Protocol):
         if self._is_broken:
             return
         self._writer.hold()
+        self._receiver.on_read_begins()
         on_payload = self._receiver.on_payload
         try:
             for payload in self._decoder.feed(data):
@@ -66,6 +72,7 @@ class _ReadEnd(asyncio.Protocol):
             self._is_broken = True
             self._receiver.on_input_closed(error)
         finally:
+            self._receiver.on_read_ends()
             self._writer.flush()
 
     def eof_received(self) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from isthmus.errors import FrameTooLarge, InvalidRequest, RemoteProtocolError
 from isthmus.limits import IN_FLIGHT_LIMIT
+from isthmus.multiplex.multiplexer import Multiplexer
 from isthmus.runtime.methods import basic
 from isthmus.runtime.requests import Call
-from isthmus.runtime.router import DEFER, Router
+from isthmus.runtime.router import Router
 from isthmus.runtime.server import Server
 from isthmus.wire.codec import MsgpackCodec
 from isthmus.wire.messages import PIECE
@@ -56,7 +57,7 @@ class Bench:
         router.register("listen", run=self._listen)
         router.register("fail", run=self._fail)
         router.register("inline_fail", inline=self._inline_fail)
-        router.register("defer", inline=lambda params: DEFER, run=self._wait)
+        router.register("defer", begin=self._defer)
         router.register("raise_at_once", run=self._raise_at_once)
         hello = {"protocol": 1, "runtime": "test"}
         self.server = Server(
@@ -66,6 +67,7 @@ class Bench:
             group,
             hello,
             lambda: {"in_flight": 0},
+            Multiplexer(group.create_task, asyncio.get_running_loop()),
         )
 
     async def _room(self) -> None:
@@ -74,6 +76,9 @@ class Bench:
     async def _wait(self, call: Call, params: dict[str, Any]) -> None:
         await self.gate.wait()
         call.result("waited")
+
+    def _defer(self, call: Call, params: dict[str, Any]) -> None:
+        asyncio.get_running_loop().call_soon(call.result, "later")
 
     async def _listen(self, call: Call, params: dict[str, Any]) -> None:
         def interrupt(error: Exception) -> None:
@@ -304,12 +309,19 @@ async def test_a_deadline_settles_a_request_once() -> None:
         assert len(bench.replies(1)) == 1
 
 
-async def test_a_deferred_request_is_finished_by_its_coroutine() -> None:
+async def test_what_a_method_began_settles_later_without_a_task() -> None:
     async with a_server() as bench:
         bench.receive([REQUEST, 1, "defer", {}])
         assert bench.replies(1) == [] and bench.server.in_flight == 1
-        bench.gate.set()
-        assert await bench.settled(1) == [RESULT, 1, "waited"]
+        assert await bench.settled(1) == [RESULT, 1, "later"]
+
+
+async def test_what_a_method_began_can_be_cancelled() -> None:
+    async with a_server() as bench:
+        bench.receive([REQUEST, 1, "defer", {}], [CANCEL, 1])
+        assert bench.code(1) == "CANCELLED"
+        await bench.turns()
+        assert len(bench.replies(1)) == 1
 
 
 async def test_a_stream_sends_no_more_than_its_credit() -> None:

@@ -1,140 +1,100 @@
-"""What arrives while the last batch is computed is computed as one; nobody is held back."""
+"""Texts and ids in batches: short ones on the loop, the rest in threads, results item by item."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator
+from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from isthmus.errors import IsthmusError
-from isthmus.text import batch
-from isthmus.text.batch import TextWorker
+from isthmus.errors import InvalidRequest
+from isthmus.limits import INLINE_TEXT_CHARS
+from isthmus.text.batch import Decode, Encode, Result, TextPool
+from isthmus.text.tokenizer import TextTokenizer
 
 WAIT_S = 10.0
+TEXTS = ["", "Hello, world!", "naïve 中文 👩‍👩‍👧 é", "x" * 100]
 
 
-class FakeTokenizer:
-    """Gives a text's length; its first batch waits for the test."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[list[str], bool]] = []
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-
-    def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """Note the batch."""
-        self.batches.append((texts, add_special_tokens))
-        self.begun.set()
-        assert self.go_on.wait(WAIT_S)
-        if "bad" in texts:
-            raise ValueError("no such text")
-        return [[len(text)] for text in texts]
+@pytest.fixture
+def pool() -> Iterator[TextPool]:
+    """Threads that end with the test."""
+    pool = TextPool()
+    yield pool
+    pool.close()
 
 
-@contextlib.asynccontextmanager
-async def a_worker() -> AsyncIterator[tuple[TextWorker, Any]]:
-    """A worker whose tokenizer is let go at the end."""
-    worker, tokenizer = TextWorker(), FakeTokenizer()
+def encode(
+    pool: TextPool, tokenizer: TextTokenizer, result: Result, special: bool = True
+) -> Encode:
+    """Return the operation."""
+    return Encode(pool, tokenizer, result, special, "test")
+
+
+@pytest.mark.parametrize("special", [True, False])
+async def test_a_batch_gives_what_single_texts_give(
+    pool: TextPool, tokenizer: TextTokenizer, special: bool
+) -> None:
+    operation = encode(pool, tokenizer, Result.IDS, special)
+    wanted = [array("I", tokenizer.encode(text, special)) for text in TEXTS]
+    assert await operation.compute(TEXTS) == wanted
+    assert operation.now(TEXTS, 10) == wanted
+    assert operation.now(TEXTS[1:2], 10) == wanted[1:2]
+    counts = encode(pool, tokenizer, Result.COUNT, special)
+    assert await counts.compute(TEXTS) == [len(ids) for ids in wanted]
+
+
+async def test_long_work_is_left_to_a_thread(pool: TextPool, tokenizer: TextTokenizer) -> None:
+    operation = encode(pool, tokenizer, Result.IDS)
+    assert operation.now(["x" * (INLINE_TEXT_CHARS + 1)], INLINE_TEXT_CHARS + 1) is None
+    assert operation.cost("abc") == 3
+    decode = Decode(pool, tokenizer, False, "test")
+    assert decode.now([("ids", [])], INLINE_TEXT_CHARS + 1) is None
+    assert decode.cost(("ids", b"12345678")) == 2 and decode.cost(("ids", "no ids")) == 0
+
+
+async def test_pieces_say_where_each_token_lies(pool: TextPool, tokenizer: TextTokenizer) -> None:
+    outcomes = await encode(pool, tokenizer, Result.PIECES, False).compute(TEXTS)
+    for text, pieces in zip(TEXTS, outcomes, strict=True):
+        assert pieces.ids == tokenizer.encode(text, False)
+        assert len(pieces.tokens) == len(pieces.offsets) == len(pieces.ids)
+        assert {place for pair in pieces.offsets for place in pair} <= set(range(len(text) + 1))
+        units = text.encode("utf-16-le")
+        for (start, end), (first, last) in zip(pieces.offsets, pieces.offsets_utf16(), strict=True):
+            assert units[2 * first : 2 * last].decode("utf-16-le") == text[start:end]
+
+
+async def test_one_bad_list_of_ids_fails_alone(pool: TextPool, tokenizer: TextTokenizer) -> None:
+    good = tokenizer.encode("Hello")
+    items: list[tuple[str, Any]] = [
+        ("ids[0]", good),
+        ("ids[1]", [tokenizer.vocab_size]),
+        ("ids[2]", array("I", good).tobytes()),
+        ("ids[3]", "text"),
+        ("ids[4]", b"123"),
+    ]
+    operation = Decode(pool, tokenizer, False, "test")
+    for outcomes in (await operation.compute(items), operation.now(items, 0)):
+        assert outcomes is not None
+        assert [outcomes[index] for index in (0, 2)] == ["Hello", "Hello"]
+        for index in (1, 3, 4):
+            assert isinstance(outcomes[index], InvalidRequest)
+            assert outcomes[index].details["field"] == f"ids[{index}]"
+
+
+async def test_a_template_that_does_not_end_keeps_no_tokenizer_waiting(
+    pool: TextPool, tokenizer: TextTokenizer
+) -> None:
+    gate = threading.Event()
+    template = asyncio.ensure_future(pool.run_template(lambda: gate.wait(WAIT_S)))
+    operation = encode(pool, tokenizer, Result.IDS)
     try:
-        yield worker, tokenizer
+        async with asyncio.timeout(WAIT_S):
+            (ids,) = await operation.compute(["Hello"])
+        assert ids.tolist() == tokenizer.encode("Hello") and not template.done()
     finally:
-        tokenizer.go_on.set()
-        worker.close()
-
-
-def begin(worker: TextWorker, tokenizer: Any, *texts: str, special: bool = True) -> Any:
-    """Start to encode."""
-    return asyncio.ensure_future(worker.encode(tokenizer, list(texts), special))
-
-
-async def begun(tokenizer: Any) -> None:
-    """Wait until the first batch is being computed."""
-    assert await asyncio.to_thread(tokenizer.begun.wait, WAIT_S)
-
-
-async def test_a_lone_text_is_computed_at_once() -> None:
-    async with a_worker() as (worker, tokenizer):
-        tokenizer.go_on.set()
-        assert await asyncio.wait_for(begin(worker, tokenizer, "abc"), WAIT_S) == [[3]]
-
-
-async def test_what_arrives_meanwhile_is_computed_as_one_batch() -> None:
-    async with a_worker() as (worker, tokenizer):
-        first = begin(worker, tokenizer, "a")
-        await begun(tokenizer)
-        rest = [begin(worker, tokenizer, "b" * size) for size in range(2, 7)]
-        await asyncio.sleep(0)
-        tokenizer.go_on.set()
-        assert await asyncio.wait_for(asyncio.gather(first, *rest), WAIT_S) == [
-            [[size]] for size in range(1, 7)
-        ]
-        assert [len(texts) for texts, _ in tokenizer.batches] == [1, 5]
-
-
-async def test_texts_with_other_options_are_a_batch_of_their_own() -> None:
-    async with a_worker() as (worker, tokenizer):
-        tokenizer.go_on.set()
-        calls = [begin(worker, tokenizer, "ab", special=special) for special in (True, False)]
-        await asyncio.wait_for(asyncio.gather(*calls), WAIT_S)
-        assert sorted(tokenizer.batches) == [(["ab"], False), (["ab"], True)]
-
-
-async def test_who_no_longer_waits_is_left_out() -> None:
-    async with a_worker() as (worker, tokenizer):
-        first = begin(worker, tokenizer, "first")
-        await begun(tokenizer)
-        gone, kept = begin(worker, tokenizer, "gone"), begin(worker, tokenizer, "kept!")
-        await asyncio.sleep(0)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-        tokenizer.go_on.set()
-        assert await asyncio.wait_for(asyncio.gather(first, kept), WAIT_S) == [[[5]], [[5]]]
-        assert [texts for texts, _ in tokenizer.batches] == [["first"], ["kept!"]]
-
-
-async def test_a_batch_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "BATCH_CHARS", 10)
-    async with a_worker() as (worker, tokenizer):
-        calls = [begin(worker, tokenizer, "x" * 6) for _ in range(5)]
-        tokenizer.go_on.set()
-        await asyncio.wait_for(asyncio.gather(*calls), WAIT_S)
-        assert max(len(texts) for texts, _ in tokenizer.batches) == 2
-
-
-async def test_a_failing_tokenizer_is_a_typed_error_and_the_next_batch_is_computed() -> None:
-    async with a_worker() as (worker, tokenizer):
-        tokenizer.go_on.set()
-        with pytest.raises(IsthmusError, match="no such text"):
-            await asyncio.wait_for(begin(worker, tokenizer, "bad"), WAIT_S)
-        assert await asyncio.wait_for(begin(worker, tokenizer, "good"), WAIT_S) == [[4]]
-
-
-async def test_waiting_text_is_counted_until_it_is_done_or_given_up() -> None:
-    async with a_worker() as (worker, tokenizer):
-        drained = []
-        worker.on_drained = lambda: drained.append(worker.pending_chars)
-        done, given_up = begin(worker, tokenizer, "abc", "de"), begin(worker, tokenizer, "x" * 7)
-        await begun(tokenizer)
-        assert worker.pending_chars == 12
-        given_up.cancel()
-        await asyncio.gather(given_up, return_exceptions=True)
-        assert drained == [5]
-        tokenizer.go_on.set()
-        await asyncio.wait_for(done, WAIT_S)
-        assert drained == [5, 0]
-
-
-async def test_no_texts_give_no_results() -> None:
-    async with a_worker() as (worker, tokenizer):
-        tokenizer.go_on.set()
-        assert await asyncio.wait_for(begin(worker, tokenizer), WAIT_S) == []
-
-
-async def test_other_work_runs_in_the_worker_s_thread() -> None:
-    async with a_worker() as (worker, _):
-        name = await asyncio.wait_for(worker.run(lambda: threading.current_thread().name), WAIT_S)
-        assert name.startswith("isthmus-text")
+        gate.set()
+        await template

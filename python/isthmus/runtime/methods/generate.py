@@ -73,7 +73,7 @@ class GenerateMethod:
 
     async def _generate(self, generation: Generation, model: LoadedModel, fields: Params) -> None:
         field = next((name for name in ("ids", "messages") if name in fields), "prompt")
-        prompt = await prompt_ids(self._services.text, model.tokenizer, fields)
+        prompt = await prompt_ids(self._services.text, model, fields)
         fields.done()
         if generation.call.is_settled:
             return

@@ -1,40 +1,44 @@
 """`tokenize`, `detokenize`, `count_tokens`, `apply_chat_template`, each also on lists.
 
-Short texts are answered on the loop; long ones and batches go to the text worker. In a batch every
-item has its own result or error.
+Texts and ids go to the multiplexer, which computes what has arrived together, whatever frames it
+came in. In a batch every item has its own result or error.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...errors import InvalidRequest, IsthmusError
-from ...limits import INLINE_TEXT_CHARS
-from ...text.tokenizer import TextTokenizer
+from ...models.load import LoadedModel
+from ...multiplex.multiplexer import Outcome
+from ...text.batch import Result
+from ...text.tokenizer import Pieces
 from ...wire.codec import token_ids
-from ..params import Params, read_token_ids
+from ..params import Params
 from ..prompts import TemplateRequest, read_template_request, render
 from ..requests import Call
-from ..router import DEFER, Router
+from ..router import Router
 from ..services import Services
 
 BATCH_LIMIT = 65_536
 """Items of one batch."""
 
-Show = Callable[[list[int]], dict[str, Any]]
+Show = Callable[[Any], dict[str, Any]]
 
 
 def register(router: Router, services: Services) -> None:
     """Add the methods."""
     methods = TextMethods(services)
-    router.register("tokenize", inline=methods.tokenize_inline, run=methods.tokenize)
-    router.register("count_tokens", inline=methods.count_inline, run=methods.count)
-    router.register("detokenize", inline=methods.detokenize_inline, run=methods.detokenize)
+    router.register("tokenize", begin=methods.tokenize)
+    router.register("count_tokens", begin=methods.count)
+    router.register("detokenize", begin=methods.detokenize)
     router.register("apply_chat_template", run=methods.apply_chat_template)
-    router.register("batch_tokenize", run=methods.batch_tokenize)
-    router.register("batch_count_tokens", run=methods.batch_count)
-    router.register("batch_detokenize", run=methods.batch_detokenize)
+    router.register("batch_tokenize", begin=methods.batch_tokenize)
+    router.register("batch_count_tokens", begin=methods.batch_count)
+    router.register("batch_detokenize", begin=methods.batch_detokenize)
     router.register("batch_apply_chat_template", run=methods.batch_apply_chat_template)
 
 
@@ -43,152 +47,177 @@ class TextMethods:
 
     def __init__(self, services: Services) -> None:
         self._models = services.models
+        self._multiplexer = services.multiplexer
         self._text = services.text
 
-    def tokenize_inline(self, params: dict[str, Any]) -> object:
-        """Answer for a short text."""
-        ids = self._encode_inline(params)
-        return DEFER if ids is None else {"ids": token_ids(ids)}
+    def tokenize(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the ids of a text."""
+        text, handle = params.get("text"), params.get("model")
+        show: Show = _show_ids
+        if len(params) == 2 and type(text) is str and type(handle) is str:
+            model, result, special = self._models.get(handle), Result.IDS, True
+        else:
+            fields = Params(params)
+            model, text = self._model(fields), fields.typed("text", str)
+            result, show = _read_pieces(fields)
+            special = _read_special(fields)
+        operation = self._text.encode(model, result, special, text)
+        self._multiplexer.add(
+            operation, (text,), call, lambda outcomes: _answer(call, outcomes, show)
+        )
 
-    def count_inline(self, params: dict[str, Any]) -> object:
-        """Answer for a short text."""
-        ids = self._encode_inline(params)
-        return DEFER if ids is None else {"count": len(ids)}
-
-    async def tokenize(self, call: Call, params: dict[str, Any]) -> None:
-        """Answer for a long text."""
-        call.result(_show_ids(await self._encode_long(params)))
-
-    async def count(self, call: Call, params: dict[str, Any]) -> None:
-        """Answer for a long text."""
-        call.result(_show_count(await self._encode_long(params)))
-
-    async def batch_tokenize(self, call: Call, params: dict[str, Any]) -> None:
-        """Return the ids of each text."""
-        await self._batch_encode(call, params, _show_ids)
-
-    async def batch_count(self, call: Call, params: dict[str, Any]) -> None:
-        """Return the number of tokens of each text."""
-        await self._batch_encode(call, params, _show_count)
-
-    def detokenize_inline(self, params: dict[str, Any]) -> object:
-        """Answer for few ids."""
-        tokenizer, ids, skip = self._read_detokenize(params)
-        if len(ids) > INLINE_TEXT_CHARS:
-            return DEFER
-        return {"text": tokenizer.decode(ids, skip)}
-
-    async def detokenize(self, call: Call, params: dict[str, Any]) -> None:
-        """Answer for many ids."""
-        tokenizer, ids, skip = self._read_detokenize(params)
-        call.result({"text": await self._text.run(lambda: tokenizer.decode(ids, skip))})
-
-    async def batch_detokenize(self, call: Call, params: dict[str, Any]) -> None:
-        """Return the text of each list of ids."""
+    def count(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the number of tokens of a text."""
         fields = Params(params)
-        tokenizer = self._tokenizer(fields)
-        lists = _list(fields, "ids")
+        model, text = self._model(fields), fields.typed("text", str)
+        operation = self._text.encode(model, Result.COUNT, _read_special(fields), text)
+        self._multiplexer.add(
+            operation, (text,), call, lambda outcomes: _answer(call, outcomes, _show_count)
+        )
+
+    def detokenize(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the text of ids."""
+        fields = Params(params)
+        model, ids = self._model(fields), fields.take("ids")
         skip = fields.typed("skip_special_tokens", bool, False)
         fields.done()
+        operation = self._text.decode(model, skip)
+        self._multiplexer.add(
+            operation, (("ids", ids),), call, lambda outcomes: _answer(call, outcomes, _show_text)
+        )
 
-        def decode(index: int, item: object) -> dict[str, Any]:
-            return {"text": tokenizer.decode(read_token_ids(f"ids[{index}]", item), skip)}
+    def batch_tokenize(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the ids of each text."""
+        fields = Params(params)
+        model, texts = self._model(fields), _list(fields, "texts")
+        result, show = _read_pieces(fields)
+        self._encode_batch(call, model, texts, result, _read_special(fields), show)
 
-        call.result({"results": await self._text.run(lambda: _each(lists, decode))})
+    def batch_count(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the number of tokens of each text."""
+        fields = Params(params)
+        model, texts = self._model(fields), _list(fields, "texts")
+        self._encode_batch(call, model, texts, Result.COUNT, _read_special(fields), _show_count)
+
+    def batch_detokenize(self, call: Call, params: dict[str, Any]) -> None:
+        """Answer with the text of each list of ids."""
+        fields = Params(params)
+        model, lists = self._model(fields), _list(fields, "ids")
+        skip = fields.typed("skip_special_tokens", bool, False)
+        fields.done()
+        items = [(f"ids[{index}]", ids) for index, ids in enumerate(lists)]
+        self._multiplexer.add(
+            self._text.decode(model, skip),
+            items,
+            call,
+            lambda outcomes: _answer_all(call, outcomes, _show_text),
+        )
 
     async def apply_chat_template(self, call: Call, params: dict[str, Any]) -> None:
         """Render one conversation."""
         fields = Params(params)
-        tokenizer = self._tokenizer(fields)
+        model = self._model(fields)
         request = read_template_request(fields)
         messages = fields.take("messages")
         is_tokenized = fields.typed("tokenize", bool, False)
         fields.done()
-        text = await render(self._text, tokenizer, messages, request)
-        call.result(await self._shape(tokenizer, text, is_tokenized))
+        text = await render(self._text, model, messages, request)
+        call.result(await self._shape(model, text, is_tokenized))
 
     async def batch_apply_chat_template(self, call: Call, params: dict[str, Any]) -> None:
         """Render each conversation."""
         fields = Params(params)
-        tokenizer = self._tokenizer(fields)
+        model = self._model(fields)
         request = read_template_request(fields)
         conversations = _list(fields, "conversations")
         is_tokenized = fields.typed("tokenize", bool, False)
         fields.done()
         results = [
-            await self._render_one(tokenizer, messages, request, is_tokenized)
+            await self._render_one(model, messages, request, is_tokenized)
             for messages in conversations
         ]
         call.result({"results": results})
 
     async def _render_one(
-        self, tokenizer: TextTokenizer, messages: object, request: TemplateRequest, ids: bool
+        self, model: LoadedModel, messages: object, request: TemplateRequest, ids: bool
     ) -> dict[str, Any]:
         try:
-            text = await render(self._text, tokenizer, messages, request)
-            return await self._shape(tokenizer, text, ids)
+            text = await render(self._text, model, messages, request)
+            return await self._shape(model, text, ids)
         except IsthmusError as error:
             return {"error": error.to_wire()}
 
-    async def _shape(
-        self, tokenizer: TextTokenizer, text: str, is_tokenized: bool
-    ) -> dict[str, Any]:
+    async def _shape(self, model: LoadedModel, text: str, is_tokenized: bool) -> dict[str, Any]:
         if not is_tokenized:
             return {"text": text}
-        (ids,) = await self._text.encode(tokenizer, [text], False)
-        return _show_ids(ids)
+        return {"ids": token_ids(await self._text.ids(model, text, False))}
 
-    def _encode_inline(self, params: dict[str, Any]) -> list[int] | None:
-        """Return the ids of a short text, or None when it is long."""
-        text = params.get("text")
-        handle = params.get("model")
-        if len(params) == 2 and type(text) is str and type(handle) is str:
-            tokenizer, special = self._models.get(handle).tokenizer, True
-        else:
-            tokenizer, text, special = self._read_encode(params)
-        if len(text) > INLINE_TEXT_CHARS:
-            return None
-        return tokenizer.encode(text, special)
+    def _encode_batch(
+        self,
+        call: Call,
+        model: LoadedModel,
+        texts: list[Any],
+        result: Result,
+        special: bool,
+        show: Show,
+    ) -> None:
+        """Encode short and long texts in batches of their own, and answer when both are done."""
+        outcomes: list[Outcome] = [None] * len(texts)
+        places: dict[Any, list[int]] = {}
+        for index, text in enumerate(texts):
+            if type(text) is str:
+                operation = self._text.encode(model, result, special, text)
+                places.setdefault(operation, []).append(index)
+            else:
+                field = f"texts[{index}]"
+                outcomes[index] = InvalidRequest(f"{field} must be a string", field=field)
+        left = len(places)
+        if not places:
+            _answer_all(call, outcomes, show)
 
-    async def _encode_long(self, params: dict[str, Any]) -> list[int]:
-        tokenizer, text, special = self._read_encode(params)
-        (ids,) = await self._text.encode(tokenizer, [text], special)
-        return ids
+        def done(indices: list[int], part: list[Outcome]) -> None:
+            nonlocal left
+            for index, outcome in zip(indices, part, strict=True):
+                outcomes[index] = outcome
+            left -= 1
+            if left == 0:
+                _answer_all(call, outcomes, show)
 
-    async def _batch_encode(self, call: Call, params: dict[str, Any], show: Show) -> None:
-        fields = Params(params)
-        tokenizer = self._tokenizer(fields)
-        texts = _list(fields, "texts")
-        special = fields.typed("add_special_tokens", bool, True)
-        fields.done()
-        good = [text for text in texts if type(text) is str]
-        encoded = iter(await self._text.encode(tokenizer, good, special))
+        for operation, indices in places.items():
+            items = texts if len(indices) == len(texts) else [texts[index] for index in indices]
+            self._multiplexer.add(operation, items, call, partial(done, indices))
 
-        def shape(index: int, text: object) -> dict[str, Any]:
-            if type(text) is not str:
-                raise InvalidRequest(f"texts[{index}] must be a string", field=f"texts[{index}]")
-            return show(next(encoded))
+    def _model(self, fields: Params) -> LoadedModel:
+        return self._models.get(fields.typed("model", str))
 
-        call.result({"results": _each(texts, shape)})
 
-    def _read_encode(self, params: dict[str, Any]) -> tuple[TextTokenizer, str, bool]:
-        fields = Params(params)
-        tokenizer = self._tokenizer(fields)
-        text = fields.typed("text", str)
-        special = fields.typed("add_special_tokens", bool, True)
-        fields.done()
-        return tokenizer, text, special
+def _read_special(fields: Params) -> bool:
+    """Read the last option of an encoding."""
+    special = fields.typed("add_special_tokens", bool, True)
+    fields.done()
+    return special
 
-    def _read_detokenize(self, params: dict[str, Any]) -> tuple[TextTokenizer, list[int], bool]:
-        fields = Params(params)
-        tokenizer = self._tokenizer(fields)
-        ids = fields.token_ids("ids")
-        skip = fields.typed("skip_special_tokens", bool, False)
-        fields.done()
-        return tokenizer, ids, skip
 
-    def _tokenizer(self, fields: Params) -> TextTokenizer:
-        return self._models.get(fields.typed("model", str)).tokenizer
+def _read_pieces(fields: Params) -> tuple[Result, Show]:
+    """Read what is wanted besides ids."""
+    has_offsets = fields.typed("offsets", bool, False)
+    has_tokens = fields.typed("tokens", bool, False)
+    unit = fields.typed("offset_unit", str, "code_point")
+    if unit not in ("code_point", "utf16"):
+        raise InvalidRequest("`offset_unit` must be code_point or utf16", field="offset_unit")
+    if not has_offsets and not has_tokens:
+        return Result.IDS, _show_ids
+
+    def show(pieces: Pieces) -> dict[str, Any]:
+        shown: dict[str, Any] = {"ids": token_ids(pieces.ids)}
+        if has_offsets:
+            offsets = pieces.offsets if unit == "code_point" else pieces.offsets_utf16()
+            shown["offsets"] = token_ids([place for pair in offsets for place in pair])
+        if has_tokens:
+            shown["tokens"] = pieces.tokens
+        return shown
+
+    return Result.PIECES, show
 
 
 def _list(fields: Params, name: str) -> list[Any]:
@@ -198,20 +227,29 @@ def _list(fields: Params, name: str) -> list[Any]:
     return items
 
 
-def _each(items: list[Any], work: Callable[[int, Any], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Apply `work` to each item; an item that fails has its error in its place."""
-    results = []
-    for index, item in enumerate(items):
-        try:
-            results.append(work(index, item))
-        except IsthmusError as error:
-            results.append({"error": error.to_wire()})
-    return results
+def _answer(call: Call, outcomes: list[Outcome], show: Show) -> None:
+    outcome = outcomes[0]
+    if isinstance(outcome, IsthmusError):
+        call.error(outcome)
+    else:
+        call.result(show(outcome))
 
 
-def _show_ids(ids: list[int]) -> dict[str, Any]:
-    return {"ids": token_ids(ids)}
+def _answer_all(call: Call, outcomes: list[Outcome], show: Show) -> None:
+    results = [
+        {"error": outcome.to_wire()} if isinstance(outcome, IsthmusError) else show(outcome)
+        for outcome in outcomes
+    ]
+    call.result({"results": results})
 
 
-def _show_count(ids: list[int]) -> dict[str, Any]:
-    return {"count": len(ids)}
+def _show_ids(ids: array[int]) -> dict[str, Any]:
+    return {"ids": ids}
+
+
+def _show_count(count: int) -> dict[str, Any]:
+    return {"count": count}
+
+
+def _show_text(text: str) -> dict[str, Any]:
+    return {"text": text}

@@ -1,0 +1,1 @@
+"""Many small calls become few batches: the hosts' window and the runtime's lanes."""
