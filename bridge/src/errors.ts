@@ -212,3 +212,16 @@ export function makeError(code: ErrorCode, message: string, extras?: ErrorExtras
   const ErrorClass = Object.hasOwn(CLASSES, code) ? CLASSES[code] : undefined;
   return new (ErrorClass ?? IsthmusError)(code, message, extras);
 }
+
+/** Make another error that says the same, or the same of something else: callers that fail together
+ * each get their own. */
+export function copyError(
+  error: IsthmusError,
+  message: string = error.message,
+  details: Readonly<Record<string, unknown>> = error.details,
+): IsthmusError {
+  const { code, retryable, phase, retryAfterMs, cause } = error;
+  const extras = { retryable, phase, retryAfterMs, details: { ...details }, cause };
+  if (error instanceof RuntimeExitedError) return new RuntimeExitedError(message, error, extras);
+  return makeError(code, message, extras);
+}

@@ -1,5 +1,6 @@
 /** The public API of Isthmus for Node. */
 
+export type { LaneStats } from './connection/lane-stats.js';
 export type { CallOptions } from './connection/request.js';
 export { StreamIterator } from './connection/token-stream.js';
 export {
@@ -32,8 +33,10 @@ export {
   type ChatMessage,
   type ChatTemplateOptions,
   type DetokenizeOptions,
+  type Encoding,
   type GenerateRequest,
   Model,
+  type PiecesOptions,
   type SamplingOptions,
   type TokenizeOptions,
 } from './model.js';
@@ -45,6 +48,7 @@ export {
   Runtime,
   type RuntimeHealth,
   type RuntimeHello,
+  type RuntimeStats,
   type StreamOptions,
 } from './runtime.js';
 export type { RuntimeOptions } from './settings.js';

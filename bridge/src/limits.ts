@@ -100,3 +100,19 @@ export const PROBE_TIMEOUT_MS = 5_000;
 
 /** Oldest Python that runs the runtime; it brings `-P`. */
 export const PYTHON_MINIMUM = [3, 11] as const;
+
+/** Calls that travel as one batch: enough that frames cost nothing, few enough that the first
+ * replies come early. */
+export const BATCH_CALLS = 256;
+
+/** Text of one batch. */
+export const BATCH_BYTES = MIB;
+
+/** Longest that a call is kept back while a batch of its kind is in flight. */
+export const HOLD_LIMIT_MS = 4;
+
+/** Shortest hold that a timer is set for; an answer that comes sooner ends it. */
+export const HOLD_FLOOR_MS = 1;
+
+/** A call larger than this shares no batch: its neighbours would wait for it. */
+export const ALONE_BYTES = 64 * KIB;

@@ -5,7 +5,9 @@
  * runtime, which refuses an option that it does not know.
  */
 
+import type { BatchOperation } from './connection/batch.js';
 import type { Connection } from './connection/connection.js';
+import type { LaneKey } from './connection/lane.js';
 import { type CallOptions, Phase } from './connection/request.js';
 import type { IsthmusError } from './errors.js';
 import { Generation, GenerationStream } from './generation.js';
@@ -70,6 +72,20 @@ export interface TokenizeOptions extends CallOptions {
   readonly addSpecialTokens?: boolean | undefined;
 }
 
+/** At least one of the two. */
+export type PiecesOptions =
+  | { readonly offsets: true; readonly tokens?: boolean | undefined }
+  | { readonly tokens: true; readonly offsets?: boolean | undefined };
+
+/** A text's tokens with where they lie in it. */
+export interface Encoding {
+  readonly ids: Uint32Array;
+  /** Two for each id: start and end in the string, in its own units. */
+  readonly offsets?: Uint32Array;
+  /** The vocabulary's name of each id. */
+  readonly tokens?: readonly string[];
+}
+
 export interface DetokenizeOptions extends CallOptions {
   readonly skipSpecialTokens?: boolean | undefined;
 }
@@ -112,22 +128,41 @@ export class Model implements AsyncDisposable {
     return new Generation(stream);
   }
 
-  tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
-    return this.#connection.call('tokenize', this.#with({ text }, options), idsOf, options);
+  /** The token ids of a text; with `offsets` or `tokens` also where each token lies and what the
+   * vocabulary calls it. */
+  tokenize(text: string, options: TokenizeOptions & PiecesOptions): Promise<Encoding>;
+  tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array>;
+  tokenize(
+    text: string,
+    options?: TokenizeOptions & Partial<PiecesOptions>,
+  ): Promise<Uint32Array | Encoding> {
+    if (wantsPieces(options)) return this.#one(TOKENIZE_PIECES, text, inUtf16(options));
+    return this.#one(TOKENIZE, text, options);
   }
 
   detokenize(ids: Uint32Array | readonly number[], options?: DetokenizeOptions): Promise<string> {
-    return this.#connection.call('detokenize', this.#with({ ids }, options), textOf, options);
+    return this.#one(DETOKENIZE, ids, options);
   }
 
   countTokens(text: string, options?: TokenizeOptions): Promise<number> {
-    return this.#connection.call('count_tokens', this.#with({ text }, options), countOf, options);
+    return this.#one(COUNT_TOKENS, text, options);
   }
 
   tokenizeBatch(
     texts: readonly string[],
+    options: TokenizeOptions & PiecesOptions,
+  ): Promise<BatchItem<Encoding>[]>;
+  tokenizeBatch(
+    texts: readonly string[],
     options?: TokenizeOptions,
-  ): Promise<BatchItem<Uint32Array>[]> {
+  ): Promise<BatchItem<Uint32Array>[]>;
+  tokenizeBatch(
+    texts: readonly string[],
+    options?: TokenizeOptions & Partial<PiecesOptions>,
+  ): Promise<BatchItem<Uint32Array | Encoding>[]> {
+    if (wantsPieces(options)) {
+      return this.#batch('batch_tokenize', { texts }, encodingOf, inUtf16(options));
+    }
     return this.#batch('batch_tokenize', { texts }, idsOf, options);
   }
 
@@ -165,6 +200,7 @@ export class Model implements AsyncDisposable {
 
   /** Give the model back; the runtime forgets it when nobody else has it loaded. */
   unload(options?: CallOptions): Promise<{ unloaded: boolean; references: number }> {
+    this.#connection.flushCalls();
     return this.#connection.call('unload_model', this.#params({}), unloadOf, options);
   }
 
@@ -175,6 +211,21 @@ export class Model implements AsyncDisposable {
   #params(params: Record<string, unknown>): Record<string, unknown> {
     params.model = this.info.model;
     return params;
+  }
+
+  /** Make a call that may share its frame with others of the same operation and options. */
+  #one<Item, T>(
+    operation: BatchOperation<Item, T>,
+    item: Item,
+    options: CallOptions | undefined,
+  ): Promise<T> {
+    const model = this.info.model;
+    const { deadlineMs } = options ?? NO_OPTIONS;
+    const shared = options === undefined ? NO_PARAMS : snakeKeys(options);
+    const shown = shared === NO_PARAMS ? '{}' : JSON.stringify(shared);
+    const id = `${operation.method} ${model} ${deadlineMs} ${shown}`;
+    const key = (): LaneKey => ({ model, options: shared, deadlineMs });
+    return this.#connection.callOne(id, operation, item, key, options);
   }
 
   /** Add the model and the named options, if any, to params. */
@@ -204,6 +255,25 @@ function field(value: Value, name: string): Value | undefined {
 
 const idsOf = (value: Value): Uint32Array => tokenIds(field(value, 'ids'));
 
+function encodingOf(value: Value): Encoding {
+  const offsets = field(value, 'offsets');
+  const tokens = field(value, 'tokens');
+  return {
+    ids: idsOf(value),
+    ...(offsets === undefined ? {} : { offsets: tokenIds(offsets) }),
+    ...(Array.isArray(tokens) ? { tokens: tokens as string[] } : {}),
+  };
+}
+
+function wantsPieces(options: Partial<PiecesOptions> | undefined): boolean {
+  return options?.offsets === true || options?.tokens === true;
+}
+
+/** JavaScript's strings are sliced in UTF-16 code units. */
+function inUtf16(options: TokenizeOptions | undefined): TokenizeOptions {
+  return { ...options, offsetUnit: 'utf16' } as TokenizeOptions;
+}
+
 function textOf(value: Value): string {
   const text = field(value, 'text');
   if (typeof text === 'string') return text;
@@ -231,4 +301,36 @@ function batchOf<T>(value: Value, convert: (value: Value) => T): BatchItem<T>[] 
     const error = field(item, 'error');
     return isMap(error) ? errorFromWire(error as WireMap) : convert(item);
   });
+}
+
+const NO_OPTIONS: CallOptions = {};
+const NO_PARAMS = {};
+
+const TOKENIZE: BatchOperation<string, Uint32Array> = {
+  method: 'tokenize',
+  items: 'texts',
+  item: 'text',
+  size: textSize,
+  convert: idsOf,
+};
+
+const TOKENIZE_PIECES: BatchOperation<string, Encoding> = { ...TOKENIZE, convert: encodingOf };
+
+const COUNT_TOKENS: BatchOperation<string, number> = {
+  ...TOKENIZE,
+  method: 'count_tokens',
+  convert: countOf,
+};
+
+const DETOKENIZE: BatchOperation<Uint32Array | readonly number[], string> = {
+  method: 'detokenize',
+  items: 'ids',
+  item: 'ids',
+  size: (ids) => 4 * (ids?.length ?? 0),
+  convert: textOf,
+};
+
+/** Whatever a caller without types may pass has a size; the runtime says what is wrong with it. */
+function textSize(text: string): number {
+  return text?.length ?? 0;
 }

@@ -5,6 +5,7 @@
  */
 
 import type { Connection } from './connection/connection.js';
+import type { LaneStats } from './connection/lane-stats.js';
 import type { CallOptions } from './connection/request.js';
 import { StreamIterator, TokenStream, watchCollection } from './connection/token-stream.js';
 import type { ExitReport } from './errors.js';
@@ -65,6 +66,12 @@ export interface RuntimeHealth {
   readonly inFlight: number;
   readonly uptimeMs: number;
   readonly rssBytes: number;
+}
+
+/** Counters of both ends. */
+export interface RuntimeStats {
+  readonly [counter: string]: unknown;
+  readonly calls: Readonly<Record<string, LaneStats>>;
 }
 
 export class Runtime implements AsyncDisposable {
@@ -143,9 +150,11 @@ export class Runtime implements AsyncDisposable {
     return health(await this.#connection.ping());
   }
 
-  /** The runtime's counters, by their own names. */
-  stats(options?: CallOptions): Promise<WireMap> {
-    return this.#connection.call('stats', {}, mapOf, options);
+  /** The runtime's counters, by their own names; and under `calls` what this host sent of calls
+   * that may share frames, by operation, model and options. */
+  async stats(options?: CallOptions): Promise<RuntimeStats> {
+    const counters = await this.#connection.call('stats', {}, mapOf, options);
+    return { ...counters, calls: this.#connection.laneStats };
   }
 
   /** Call a method by its name on the wire, with params as they travel. */

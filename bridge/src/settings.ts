@@ -38,6 +38,9 @@ export interface RuntimeOptions {
   readonly runtimeArgs?: readonly string[] | undefined;
   /** Whether a string with half a surrogate pair fails its request or loses that half. */
   readonly loneSurrogates?: LoneSurrogates | undefined;
+  /** Whether small calls of one turn of the event loop share a frame. True unless given; the
+   * results are the same. */
+  readonly multiplex?: boolean | undefined;
 }
 
 export interface Settings extends Omit<SupervisorOptions, 'command' | 'env'> {
@@ -66,5 +69,6 @@ export function settingsOf(options: RuntimeOptions): Settings {
     onEvent: options.onEvent,
     maxQueuedBytes: options.maxQueuedBytes,
     loneSurrogates: options.loneSurrogates,
+    multiplex: options.multiplex,
   });
 }

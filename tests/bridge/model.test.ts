@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { IsthmusError } from '../../bridge/src/errors.js';
 import { Model } from '../../bridge/src/model.js';
 import { modelInfo } from '../../bridge/src/model-info.js';
-import { FakeRuntime, failure } from './support.js';
+import { FakeRuntime, failure, turn } from './support.js';
 
 const INFO = {
   model: 'm1',
@@ -104,6 +104,7 @@ describe('text operations', () => {
     const { runtime, model } = setUp();
     const calls = [model.tokenize('a'), model.detokenize([1]), model.countTokens('a')];
     const failures = calls.map((call) => failure(call));
+    await turn();
     runtime.send([2, 0, { ids: 5 }], [2, 1, null], [2, 2, { count: 'x' }]);
     for (const error of await Promise.all(failures)) {
       expect(error.code).toBe('REMOTE_PROTOCOL_ERROR');

@@ -59,7 +59,7 @@ describe('the runtime', () => {
     const { peer, runtime } = setUp();
     const all = Promise.all([runtime.stats(), runtime.echo({ a_b: 1 }), runtime.call('x')]);
     peer.send([2, 0, { by_method: 1 }], [2, 1, { a_b: 1 }], [2, 2, { c_d: 1 }]);
-    expect(await all).toEqual([{ by_method: 1 }, { a_b: 1 }, { c_d: 1 }]);
+    expect(await all).toEqual([{ by_method: 1, calls: {} }, { a_b: 1 }, { c_d: 1 }]);
   });
 
   test('survives what a callback of its user throws, and does not hide it', async () => {

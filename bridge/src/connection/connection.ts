@@ -24,6 +24,7 @@ import {
   writePing,
   writeRequest,
 } from '../wire/messages.js';
+import type { BatchOperation } from './batch.js';
 import { Deadlines } from './deadlines.js';
 import {
   aborted,
@@ -34,6 +35,9 @@ import {
 } from './events.js';
 import { checkVersion, peerLimits } from './hello.js';
 import { asIsthmusError, Inbox, type InboxReceiver } from './inbox.js';
+import type { Carrier, LaneKey } from './lane.js';
+import type { LaneStats } from './lane-stats.js';
+import { OpsMultiplexer } from './ops-multiplexer.js';
 import { Outbox } from './outbox.js';
 import { Pings } from './pings.js';
 import { type AbortHandler, Call, type CallOptions, Phase, type Request } from './request.js';
@@ -43,7 +47,7 @@ type Params = Readonly<Record<string, unknown>>;
 
 const NO_OPTIONS: CallOptions = {};
 
-export class Connection implements InboxReceiver, AbortHandler {
+export class Connection implements InboxReceiver, AbortHandler, Carrier {
   /** Events whose names this version does not know. */
   unknownEvents = 0;
   readonly #inbox = new Inbox(this);
@@ -52,6 +56,8 @@ export class Connection implements InboxReceiver, AbortHandler {
   readonly #deadlines: Deadlines;
   readonly #events: ConnectionEvents;
   readonly #pings = new Pings();
+  readonly #multiplexer: OpsMultiplexer;
+  readonly #isMultiplexed: boolean;
   #active = 0;
   #isOpen = false;
   #isBroken = false;
@@ -61,12 +67,16 @@ export class Connection implements InboxReceiver, AbortHandler {
 
   constructor(pipe: Writable, events: ConnectionEvents, options: ConnectionOptions = {}) {
     this.#events = events;
-    this.#outbox = new Outbox(pipe, new Encoder(MESSAGE_LIMIT_BYTES, options.loneSurrogates), {
+    const clock = options.clock ?? (() => performance.now());
+    const encoder = new Encoder(MESSAGE_LIMIT_BYTES, options.loneSurrogates);
+    const limits = {
       messageBytes: MESSAGE_LIMIT_BYTES,
       pieceBytes: PIECE_BYTES,
       queuedBytes: options.maxQueuedBytes ?? QUEUED_LIMIT_BYTES,
-    });
-    const clock = options.clock ?? (() => performance.now());
+    };
+    this.#multiplexer = new OpsMultiplexer(this, clock);
+    this.#outbox = new Outbox(pipe, encoder, limits, this.#multiplexer.endTurn);
+    this.#isMultiplexed = options.multiplex !== false;
     this.#deadlines = new Deadlines((request) => this.abandon(request, expired(request)), clock);
   }
 
@@ -115,6 +125,30 @@ export class Connection implements InboxReceiver, AbortHandler {
     });
   }
 
+  /** Make a call of an operation that may share its frame with others of the same `id`. */
+  callOne<Item, T>(
+    id: string,
+    operation: BatchOperation<Item, T>,
+    item: Item,
+    key: () => LaneKey,
+    options: CallOptions = NO_OPTIONS,
+  ): Promise<T> {
+    if (this.#isMultiplexed) return this.#multiplexer.call(id, operation, item, key, options);
+    const { model, options: shared } = key();
+    const own = operation.item === undefined ? item : { [operation.item]: item };
+    return this.call(operation.method, { ...own, model, ...shared }, operation.convert, options);
+  }
+
+  /** What the calls that may share frames have done, by operation, model and options. */
+  get laneStats(): Record<string, LaneStats> {
+    return this.#multiplexer.stats;
+  }
+
+  /** Send the calls that collect: the next request must not overtake them. */
+  flushCalls(): void {
+    this.#multiplexer.flush();
+  }
+
   /** Send a request; throws, and sends nothing, when it cannot be sent at all. */
   send(
     request: Request,
@@ -124,7 +158,7 @@ export class Connection implements InboxReceiver, AbortHandler {
     credit?: number,
   ): void {
     const { signal, deadlineMs } = options;
-    this.#checkOpen();
+    this.checkOpen();
     if (signal?.aborted) throw aborted(signal);
     request.id = this.#requests.takeId();
     this.#write(request, method, params, deadlineMs, credit);
@@ -191,7 +225,7 @@ export class Connection implements InboxReceiver, AbortHandler {
   /** Ask for the runtime's health, past every queue. */
   ping(): Promise<WireMap> {
     return new Promise((resolve, reject) => {
-      this.#checkOpen();
+      this.checkOpen();
       const nonce = this.#pings.add(resolve, reject);
       this.#outbox.control((encoder) => writePing(encoder, nonce));
       this.#begin();
@@ -200,7 +234,18 @@ export class Connection implements InboxReceiver, AbortHandler {
 
   /** Take no new request, for `reason`; those that were made go on. */
   refuse(reason: () => IsthmusError): void {
-    this.#refusal ??= reason;
+    if (this.#refusal !== undefined) return;
+    this.#multiplexer.flush();
+    this.#refusal = reason;
+  }
+
+  wakeAtTurnEnd(): void {
+    this.#outbox.wake();
+  }
+
+  hold(isHolding: boolean): void {
+    if (isHolding) this.#begin();
+    else this.#finish();
   }
 
   /** Close the pipe to the runtime once what waits has been written. */
@@ -214,6 +259,7 @@ export class Connection implements InboxReceiver, AbortHandler {
     this.#isDead = true;
     this.#refusal ??= () => makeError(false);
     this.#outbox.close();
+    this.#multiplexer.fail(() => makeError(false));
     for (const request of this.#requests.clear()) {
       if (request.phase === Phase.SETTLED) continue;
       const error = makeError(request.phase === Phase.SENT);
@@ -284,7 +330,8 @@ export class Connection implements InboxReceiver, AbortHandler {
     this.#events.onBroken(reason);
   }
 
-  #checkOpen(): void {
+  /** Throw when no request is taken. */
+  checkOpen(): void {
     if (this.#refusal !== undefined) throw this.#refusal();
     if (!this.#isOpen) throw unexpected('a request before the hello');
   }

@@ -18,6 +18,8 @@ export interface ConnectionEvents {
 export interface ConnectionOptions {
   readonly maxQueuedBytes?: number | undefined;
   readonly loneSurrogates?: LoneSurrogates | undefined;
+  /** Whether small calls share frames; true unless given. */
+  readonly multiplex?: boolean | undefined;
   /** Milliseconds that never go back. */
   readonly clock?: (() => number) | undefined;
 }

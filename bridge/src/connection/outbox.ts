@@ -44,12 +44,20 @@ export class Outbox {
   /** The buffer of that write, and one to take its place. */
   #lent: Buffer | undefined;
   #spare: Buffer | undefined;
+  readonly #onTurnEnd: () => void;
   #isScheduled = false;
   #isEnding = false;
   #isClosed = false;
 
-  constructor(pipe: Writable, encoder: Encoder, limits: OutboxLimits) {
+  /** `onTurnEnd` may add messages to those that a turn of the event loop is about to send. */
+  constructor(
+    pipe: Writable,
+    encoder: Encoder,
+    limits: OutboxLimits,
+    onTurnEnd: () => void = () => undefined,
+  ) {
     this.#pipe = pipe;
+    this.#onTurnEnd = onTurnEnd;
     this.encoder = encoder;
     this.limits = limits;
     pipe.on('drain', this.#onDrain);
@@ -138,6 +146,11 @@ export class Outbox {
     return true;
   }
 
+  /** Call `onTurnEnd` when the turn ends, or once the pipe has room again. */
+  wake(): void {
+    this.#schedule();
+  }
+
   /** Close the pipe once everything that waits has been written. */
   end(): void {
     this.#isEnding = true;
@@ -159,6 +172,7 @@ export class Outbox {
   }
 
   readonly #flush = (): void => {
+    if (!this.#isClosed && !this.#isFull) this.#onTurnEnd();
     this.#isScheduled = false;
     if (this.#isClosed || this.#isFull) return;
     if (this.#large.length > 0) this.#addPiece();
