@@ -21,6 +21,12 @@ export interface TokenLogprob {
   readonly top: readonly (readonly [number, number])[];
 }
 
+/** Read log-probabilities from the wire, where they have the same shape. */
+export function readLogprobs(value: Value): readonly TokenLogprob[] {
+  if (Array.isArray(value)) return value as unknown as readonly TokenLogprob[];
+  throw malformed('log-probabilities are no list');
+}
+
 export interface GenerationDelta {
   /** Whole characters. */
   readonly text: string;
@@ -79,7 +85,7 @@ export class GenerationStream extends TokenStream<GenerationDelta> {
     this.#text += text;
     this.#ids.append(ids);
     if (!Array.isArray(payload.logprobs)) return { text, ids };
-    const logprobs = payload.logprobs as unknown as TokenLogprob[];
+    const logprobs = readLogprobs(payload.logprobs);
     this.#logprobs ??= [];
     for (const logprob of logprobs) this.#logprobs.push(logprob);
     return { text, ids, logprobs };

@@ -3,6 +3,13 @@
 export type { LaneStats } from './connection/lane-stats.js';
 export type { CallOptions } from './connection/request.js';
 export { StreamIterator } from './connection/token-stream.js';
+export type {
+  DraftCheck,
+  DraftCompatibility,
+  DraftCompatibilityOptions,
+  DraftProbabilities,
+  DraftVerdict,
+} from './draft.js';
 export {
   AbortError,
   DeadlineError,
@@ -28,19 +35,9 @@ export {
   type GenerationUsage,
   type TokenLogprob,
 } from './generation.js';
-export {
-  type BatchItem,
-  type ChatMessage,
-  type ChatTemplateOptions,
-  type DetokenizeOptions,
-  type Encoding,
-  type GenerateRequest,
-  Model,
-  type PiecesOptions,
-  type SamplingOptions,
-  type TokenizeOptions,
-} from './model.js';
+export { type BatchItem, type ChatTemplateOptions, type GenerateRequest, Model } from './model.js';
 export type { ModelInfo } from './model-info.js';
+export type { ChatMessage, ChatOptions, Prompt, SamplingOptions } from './request-options.js';
 export {
   createRuntime,
   type LoadModelOptions,
@@ -52,4 +49,5 @@ export {
   type StreamOptions,
 } from './runtime.js';
 export type { RuntimeOptions } from './settings.js';
+export type { DetokenizeOptions, Encoding, PiecesOptions, TokenizeOptions } from './text.js';
 export type { Value, WireMap } from './wire/decoder.js';

@@ -9,56 +9,39 @@ import type { BatchOperation } from './connection/batch.js';
 import type { Connection } from './connection/connection.js';
 import type { LaneKey } from './connection/lane.js';
 import { type CallOptions, Phase } from './connection/request.js';
+import {
+  CHECK_DRAFT,
+  compatibilityOf,
+  type DraftCheck,
+  type DraftCompatibility,
+  type DraftCompatibilityOptions,
+  type DraftVerdict,
+  draftParams,
+} from './draft.js';
 import type { IsthmusError } from './errors.js';
 import { Generation, GenerationStream } from './generation.js';
 import type { ModelInfo } from './model-info.js';
+import type { ChatMessage, ChatOptions, Prompt, SamplingOptions } from './request-options.js';
+import {
+  COUNT_TOKENS,
+  countOf,
+  DETOKENIZE,
+  type DetokenizeOptions,
+  type Encoding,
+  encodingOf,
+  field,
+  idsOf,
+  inUtf16,
+  type PiecesOptions,
+  TOKENIZE,
+  TOKENIZE_PIECES,
+  type TokenizeOptions,
+  textOf,
+  wantsPieces,
+} from './text.js';
 import type { Value, WireMap } from './wire/decoder.js';
 import { CALL_OPTIONS, snakeKeys } from './wire/fields.js';
 import { errorFromWire, isMap, malformed } from './wire/messages.js';
-import { tokenIds } from './wire/token-ids.js';
-
-export interface ChatMessage {
-  readonly role: string;
-  readonly content: unknown;
-  readonly [field: string]: unknown;
-}
-
-interface ChatOptions {
-  readonly tools?: readonly unknown[] | undefined;
-  readonly templateOptions?: Readonly<Record<string, unknown>> | undefined;
-  readonly addGenerationPrompt?: boolean | undefined;
-}
-
-export interface SamplingOptions {
-  /** 256 unless given. */
-  readonly maxTokens?: number | undefined;
-  /** 0, the default, is greedy. */
-  readonly temperature?: number | undefined;
-  readonly topP?: number | undefined;
-  readonly topK?: number | undefined;
-  readonly minP?: number | undefined;
-  readonly repetitionPenalty?: number | undefined;
-  readonly repetitionContextSize?: number | undefined;
-  readonly presencePenalty?: number | undefined;
-  readonly frequencyPenalty?: number | undefined;
-  readonly penaltyContextSize?: number | undefined;
-  readonly logitBias?: readonly (readonly [number, number])[] | undefined;
-  readonly stop?: readonly string[] | undefined;
-  readonly stopTokenIds?: readonly number[] | undefined;
-  readonly ignoreEos?: boolean | undefined;
-  readonly seed?: number | undefined;
-  /** Log-probabilities of each token and of this many best ones. */
-  readonly logprobs?: number | undefined;
-}
-
-type Prompt =
-  | { readonly prompt: string; readonly messages?: never; readonly ids?: never }
-  | { readonly messages: readonly ChatMessage[]; readonly prompt?: never; readonly ids?: never }
-  | {
-      readonly ids: Uint32Array | readonly number[];
-      readonly prompt?: never;
-      readonly messages?: never;
-    };
 
 export type GenerateRequest = Prompt &
   SamplingOptions &
@@ -67,28 +50,6 @@ export type GenerateRequest = Prompt &
     /** Tokens that may arrive ahead of the consumer. */
     readonly credit?: number | undefined;
   };
-
-export interface TokenizeOptions extends CallOptions {
-  readonly addSpecialTokens?: boolean | undefined;
-}
-
-/** At least one of the two. */
-export type PiecesOptions =
-  | { readonly offsets: true; readonly tokens?: boolean | undefined }
-  | { readonly tokens: true; readonly offsets?: boolean | undefined };
-
-/** A text's tokens with where they lie in it. */
-export interface Encoding {
-  readonly ids: Uint32Array;
-  /** Two for each id: start and end in the string, in its own units. */
-  readonly offsets?: Uint32Array;
-  /** The vocabulary's name of each id. */
-  readonly tokens?: readonly string[];
-}
-
-export interface DetokenizeOptions extends CallOptions {
-  readonly skipSpecialTokens?: boolean | undefined;
-}
 
 export interface ChatTemplateOptions extends ChatOptions, CallOptions {
   /** Give token ids instead of text. */
@@ -180,6 +141,28 @@ export class Model implements AsyncDisposable {
     return this.#batch('batch_count_tokens', { texts }, countOf, options);
   }
 
+  /** Have the model judge a draft: how many of its tokens it accepts, and the token after them. */
+  checkDraft(check: DraftCheck, options?: CallOptions): Promise<DraftVerdict> {
+    return this.#one(CHECK_DRAFT, draftParams(check), options);
+  }
+
+  checkDraftBatch(
+    checks: readonly DraftCheck[],
+    options?: CallOptions,
+  ): Promise<BatchItem<DraftVerdict>[]> {
+    const items = checks.map(draftParams);
+    return this.#batch('batch_check_draft', { items }, CHECK_DRAFT.convert, options);
+  }
+
+  /** Whether another model can draft for this one, and whether speculation with it can pay here. */
+  checkDraftCompatibility(
+    draft: Model,
+    options?: DraftCompatibilityOptions,
+  ): Promise<DraftCompatibility> {
+    const params = this.#with({ draft_model: draft.handle }, options);
+    return this.#connection.call('check_draft_compatibility', params, compatibilityOf, options);
+  }
+
   /** Write a conversation as the model's prompt: text, or token ids with `tokenize`. */
   applyChatTemplate(
     messages: readonly ChatMessage[],
@@ -249,43 +232,6 @@ export class Model implements AsyncDisposable {
   }
 }
 
-function field(value: Value, name: string): Value | undefined {
-  return isMap(value) ? value[name] : undefined;
-}
-
-const idsOf = (value: Value): Uint32Array => tokenIds(field(value, 'ids'));
-
-function encodingOf(value: Value): Encoding {
-  const offsets = field(value, 'offsets');
-  const tokens = field(value, 'tokens');
-  return {
-    ids: idsOf(value),
-    ...(offsets === undefined ? {} : { offsets: tokenIds(offsets) }),
-    ...(Array.isArray(tokens) ? { tokens: tokens as string[] } : {}),
-  };
-}
-
-function wantsPieces(options: Partial<PiecesOptions> | undefined): boolean {
-  return options?.offsets === true || options?.tokens === true;
-}
-
-/** JavaScript's strings are sliced in UTF-16 code units. */
-function inUtf16(options: TokenizeOptions | undefined): TokenizeOptions {
-  return { ...options, offsetUnit: 'utf16' } as TokenizeOptions;
-}
-
-function textOf(value: Value): string {
-  const text = field(value, 'text');
-  if (typeof text === 'string') return text;
-  throw malformed('a result has no text');
-}
-
-function countOf(value: Value): number {
-  const count = field(value, 'count');
-  if (typeof count === 'number') return count;
-  throw malformed('a result has no count');
-}
-
 function unloadOf(value: Value): { unloaded: boolean; references: number } {
   const references = field(value, 'references');
   return {
@@ -305,32 +251,3 @@ function batchOf<T>(value: Value, convert: (value: Value) => T): BatchItem<T>[] 
 
 const NO_OPTIONS: CallOptions = {};
 const NO_PARAMS = {};
-
-const TOKENIZE: BatchOperation<string, Uint32Array> = {
-  method: 'tokenize',
-  items: 'texts',
-  item: 'text',
-  size: textSize,
-  convert: idsOf,
-};
-
-const TOKENIZE_PIECES: BatchOperation<string, Encoding> = { ...TOKENIZE, convert: encodingOf };
-
-const COUNT_TOKENS: BatchOperation<string, number> = {
-  ...TOKENIZE,
-  method: 'count_tokens',
-  convert: countOf,
-};
-
-const DETOKENIZE: BatchOperation<Uint32Array | readonly number[], string> = {
-  method: 'detokenize',
-  items: 'ids',
-  item: 'ids',
-  size: (ids) => 4 * (ids?.length ?? 0),
-  convert: textOf,
-};
-
-/** Whatever a caller without types may pass has a size; the runtime says what is wrong with it. */
-function textSize(text: string): number {
-  return text?.length ?? 0;
-}

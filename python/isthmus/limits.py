@@ -114,3 +114,9 @@ DRAFT_PADDING_RATIO: Final = 1.5
 DRAFT_PASS_TOKENS: Final = 64
 """Tokens that cost as much as starting a pass: 3.2 ms and 0.07 ms a token on the built-in model.
 Prompts that drafts share are evaluated once where that saves more."""
+
+DRAFT_TOKENS_LIMIT: Final = 256
+"""Drafted tokens of one verification; past a dozen hardly any draft is accepted."""
+
+DRAFT_QUEUE_LIMIT: Final = 4_096
+"""Drafts that wait for a verification of their model; more are refused with QUEUE_FULL."""

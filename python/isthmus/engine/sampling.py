@@ -11,8 +11,9 @@ times. Called on the engine thread only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import mlx.core as mx
@@ -22,6 +23,9 @@ from mlx_lm.sample_utils import make_logits_processors
 from ..limits import PENALTY_CONTEXT_TOKENS
 
 Processor = Callable[[mx.array, mx.array], mx.array]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Doubles = np.ndarray[Any, np.dtype[np.float64]]
+Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -74,28 +78,45 @@ class Sampler:
         """
         if self._options.temperature == 0:
             return mx.argmax(logprobs, axis=-1)
-        word = token_word(self._options.seed, position)
-        key = mx.array([word >> 32, word & 0xFFFFFFFF], dtype=mx.uint32)
+        key = mx.array(_key(token_word(self._options.seed, position)), dtype=mx.uint32)
         return mx.random.categorical(logprobs * (1.0 / self._options.temperature), key=key)
 
-    def choose(self, logprobs: np.ndarray[Any, np.dtype[np.float32]], position: int) -> int:
+    def choose(self, logprobs: Floats, position: int) -> int:
         """Choose a token among the candidates that the filters leave.
 
         Args:
             logprobs: Shape [vocabulary], finite or minus infinity, at least one finite.
             position: Index of the token in its completion; picks the key.
         """
-        kept = self.candidates(logprobs)
-        values = logprobs[kept].astype(np.float64)
-        weights = np.exp((values - values[0]) / self._options.temperature)
-        bounds = np.cumsum(weights)
-        uniform = (token_word(self._options.seed, position) >> 11) * 2.0**-53
-        index = int(np.searchsorted(bounds, uniform * bounds[-1], side="right"))
-        return int(kept[min(index, len(kept) - 1)])
+        kept, weights = self.weights(logprobs)
+        return int(kept[pick(np.cumsum(weights), token_uniform(self._options.seed, position))])
 
-    def candidates(
-        self, logprobs: np.ndarray[Any, np.dtype[np.float32]]
-    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def weights(self, logprobs: Floats) -> tuple[Ids, Doubles]:
+        """Return the tokens that may be drawn, in the order of the draw, and a weight for each:
+        its probability but for one common factor. Not for temperature 0."""
+        kept = np.arange(len(logprobs)) if self.is_lazy else self.candidates(logprobs)
+        values = logprobs[kept].astype(np.float64)
+        return kept, np.exp((values - values.max()) / self._options.temperature)
+
+    def is_near_other_candidates(self, logprobs: Floats, slack: float) -> bool:
+        """Whether log-probabilities that are off by up to `slack` may leave other candidates."""
+        if self.is_lazy:
+            return False
+        kept = len(self.candidates(logprobs))
+        edge = logprobs[_largest(logprobs, kept + 1)].astype(np.float64)
+        is_near = kept < len(edge) and bool(edge[-2] - edge[-1] <= 2 * slack)
+        if self._options.min_p > 0.0:
+            floor = edge[0] + math.log(self._options.min_p)
+            is_near |= bool((np.abs(edge[-2:] - floor) <= 2 * slack).any())
+        if self._options.top_p < 1.0:
+            above = np.cumsum(np.exp(edge)) - np.exp(edge)
+            above[0] = -math.inf  # the best is kept in any case
+            # The last one kept may be there as an equal only.
+            room, excess = self._options.top_p - above[kept - 1], above[-1] - self._options.top_p
+            is_near |= bool(min(room, abs(excess)) <= 2 * slack * self._options.top_p)
+        return is_near
+
+    def candidates(self, logprobs: Floats) -> Ids:
         """Return the ids that top_p, min_p and top_k leave, the most likely first.
 
         The filters are those of mlx-lm: top_p keeps a token while the mass above it is below
@@ -110,7 +131,7 @@ class Sampler:
             count = self._kept_count(logprobs[best])
         return best[:count]
 
-    def _kept_count(self, best: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+    def _kept_count(self, best: Floats) -> int:
         """Return how many of the largest log-probabilities pass top_p and min_p."""
         values = best.astype(np.float64)
         count = int(np.isfinite(values).sum())
@@ -133,9 +154,40 @@ def token_word(seed: int, position: int) -> int:
     return _mix((_mix(seed & _WORD) + position * _GOLDEN) & _WORD)
 
 
-def _largest(
-    values: np.ndarray[Any, np.dtype[np.float32]], count: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def token_uniform(seed: int, position: int) -> float:
+    """Return a number from 0 to below 1 made of the token's random bits."""
+    return (token_word(seed, position) >> 11) * 2.0**-53
+
+
+def key_uniforms(words: Sequence[int]) -> Doubles:
+    """Return the numbers that `Sampler.draw` compares with the cumulated probabilities, for
+    tokens with these random bits."""
+    keys = mx.array([_key(word) for word in words], dtype=mx.uint32)
+    drawn = mx.vmap(lambda key: mx.random.uniform(shape=(1,), key=key))(keys)
+    return np.array(drawn).astype(np.float64)[:, 0]
+
+
+def pick(bounds: Doubles, uniform: float) -> int:
+    """Return the index that a number from 0 to below 1 falls on, by cumulated weights."""
+    index = int(np.searchsorted(bounds, uniform * bounds[-1], side="right"))
+    return min(index, len(bounds) - 1)
+
+
+@cache
+def is_drawn_by_inversion() -> bool:
+    """Whether `mx.random.categorical` does what `key_uniforms` and `pick` do, as in mlx 0.32;
+    earlier ones added Gumbel noise."""
+    weights, sampler = np.arange(1.0, 33.0), Sampler(SamplingOptions(temperature=1.0), 32)
+    drawn = [sampler.draw(mx.log(mx.array(weights))[None], place).item() for place in range(32)]
+    uniforms = key_uniforms([token_word(0, place) for place in range(32)])
+    return drawn == [pick(np.cumsum(weights), uniform) for uniform in uniforms]
+
+
+def _key(word: int) -> list[int]:
+    return [word >> 32, word & 0xFFFFFFFF]
+
+
+def _largest(values: Floats, count: int) -> Ids:
     """Return the indices of the `count` largest values, the largest first, ties by index."""
     if count < len(values):
         picked = np.argpartition(-values, count - 1)[:count]
@@ -152,7 +204,11 @@ def top_logprobs(logprobs: mx.array, token: int, count: int) -> dict[str, Any]:
         token: The chosen id.
         count: How many alternatives, from 0.
     """
-    values = np.array(logprobs.astype(mx.float32), copy=False)
+    return describe(np.array(logprobs.astype(mx.float32), copy=False), token, count)
+
+
+def describe(values: Floats, token: int, count: int) -> dict[str, Any]:
+    """Return what `top_logprobs` does, of values that are already numpy's."""
     best = _largest(values, min(count, values.size)).tolist() if count else []
     return {
         "id": token,

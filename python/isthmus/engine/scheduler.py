@@ -1,16 +1,17 @@
 """Who runs next: schedule, step, emit.
 
-Each step gives one prompt chunk to the oldest job in prefill and one decode step to every job that
-decodes and whose reader has room. So a long prompt delays the others' tokens by one chunk, and a
-slow reader delays nobody. Knows no MLX: the model work is behind `Job.open`. Called on the engine
-thread only.
+Each step gives one prompt chunk to the oldest job in prefill, one decode step to every job that
+decodes and whose reader has room, and one step to the oldest errand. So a long prompt delays the
+others' tokens by one chunk, and a slow reader delays nobody. Knows no MLX: the model work is behind
+`Job.open` and `StepWork`. Called on the engine thread only.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ..errors import InternalError, IsthmusError
 from .job import Job, Outcome, Phase
@@ -19,8 +20,26 @@ RUNNING_LIMIT = 32
 """Jobs that hold a KV cache at once; the others wait in the queue without one."""
 
 
+class StepWork(Protocol):
+    """Model work that is no generation, cut into steps."""
+
+    def step(self) -> bool:
+        """Do one bounded unit; return whether all is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Errand:
+    """Step work and who waits for it: `is_wanted` is asked before each step, and `on_end` is told
+    of the end, on the event loop, with the error if there was one."""
+
+    work: StepWork
+    is_wanted: Callable[[], bool]
+    on_end: Callable[[Exception | None], None]
+
+
 class Scheduler:
-    """Interleaves jobs.
+    """Interleaves jobs and errands.
 
     Args:
         post: Hands a call to the event loop, in order.
@@ -36,15 +55,20 @@ class Scheduler:
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
+        self._errands: deque[Errand] = deque()
 
     def add(self, job: Job) -> None:
         """Queue a job."""
         self._waiting.append(job)
 
+    def add_errand(self, errand: Errand) -> None:
+        """Queue an errand."""
+        self._errands.append(errand)
+
     @property
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        if self._waiting and len(self._running) < RUNNING_LIMIT:
+        if self._errands or (self._waiting and len(self._running) < RUNNING_LIMIT):
             return True
         return any(job.is_cancelled or not job.is_starved for job in self._running)
 
@@ -54,7 +78,7 @@ class Scheduler:
         return [*self._running, *self._waiting]
 
     def step(self) -> None:
-        """Do one unit of work for every job that can run."""
+        """Do one unit of work for every job that can run, and for the oldest errand."""
         self._drop_cancelled()
         self._admit()
         is_prefill_done = False
@@ -65,12 +89,28 @@ class Scheduler:
             elif not is_prefill_done:
                 is_prefill_done = True
                 self._guard(job, self._prefill)
+        self._run_errand()
 
     def fail_all(self, error: IsthmusError) -> None:
-        """End every job with `error`: the engine is going."""
+        """End every job and errand with `error`: the engine is going."""
+        while self._errands:
+            self._post(self._errands.popleft().on_end, (error,))
         for job in self.jobs:
             self._end(job, job.listener.on_error, error)
         self._waiting.clear()
+
+    def _run_errand(self) -> None:
+        while self._errands and not self._errands[0].is_wanted():
+            self._errands.popleft()
+        if not self._errands:
+            return
+        failure: Exception | None = None
+        try:
+            is_done = self._errands[0].work.step()
+        except Exception as error:  # whatever a model may raise is its caller's to hear
+            failure, is_done = error, True
+        if is_done:
+            self._post(self._errands.popleft().on_end, (failure,))
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < RUNNING_LIMIT:

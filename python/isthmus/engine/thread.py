@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ..errors import EngineDead, QueueFull
 from ..limits import GENERATE_QUEUE_LIMIT
 from .job import Job
-from .scheduler import Scheduler
+from .scheduler import Errand, Scheduler, StepWork
 
 T = TypeVar("T")
 
@@ -120,6 +120,28 @@ class EngineThread:
 
         self._commands.put(command)
         return await future
+
+    async def run_steps(self, work: StepWork) -> None:
+        """Run step work on the engine thread, in turns with generations, until it is done.
+
+        Cancelling the caller drops the work before its next step.
+
+        Raises:
+            EngineDead: The thread has ended.
+            Exception: Whatever a step raises.
+        """
+        self._check_alive()
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def on_end(error: Exception | None) -> None:
+            if error is None:
+                _set_result(future, None)
+            else:
+                _set_exception(future, error)
+
+        errand = Errand(work, lambda: not future.cancelled(), on_end)
+        self._commands.put(lambda: self._scheduler.add_errand(errand))
+        await future
 
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end and wait for it; return whether it did."""

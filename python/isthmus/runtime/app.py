@@ -36,7 +36,7 @@ from ..wire.frames import FrameDecoder
 from ..wire.lines import LineDecoder
 from .health import LoopLag, resident_bytes
 from .log import log
-from .methods import basic, generate, models, status, text
+from .methods import basic, draft, generate, models, status, text
 from .router import Router
 from .server import Server
 from .services import Services
@@ -207,9 +207,9 @@ def import_models() -> None:
     import mlx_lm.generate
     import mlx_lm.utils
 
-    from ..engine import generate, sampling
+    from ..engine import draft, generate, sampling
 
-    del mlx_lm, generate, sampling
+    del mlx_lm, draft, generate, sampling
     # The libraries' half a million objects live for ever: no collection need look at them again.
     gc.freeze()
 
@@ -220,6 +220,7 @@ def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Rout
     models.register(router, services)
     text.register(router, services)
     generate.register(router, services)
+    draft.register(router, services)
     status.register(router, runtime.health, runtime.stats)
     if extend is not None:
         extend(router, services)

@@ -141,3 +141,21 @@ def listener_of(job: Job) -> FakeListener:
     """Return a job's listener."""
     assert isinstance(job.listener, FakeListener)
     return job.listener
+
+
+class FakeErrand:
+    """Step work of some steps; a script may raise at one."""
+
+    def __init__(
+        self, name: str, log: list[str], steps: int, script: dict[int, BaseException] | None = None
+    ) -> None:
+        self.done = 0
+        self._name, self._log, self._steps, self._script = name, log, steps, script or {}
+
+    def step(self) -> bool:
+        """Do a step."""
+        self._log.append(f"{self._name}:s{self.done}")
+        self.done += 1
+        if self.done - 1 in self._script:
+            raise self._script[self.done - 1]
+        return self.done == self._steps

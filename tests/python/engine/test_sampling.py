@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from isthmus.engine.sampling import Sampler, SamplingOptions, token_word, top_logprobs
+from isthmus.engine.sampling import (
+    Sampler,
+    SamplingOptions,
+    is_drawn_by_inversion,
+    key_uniforms,
+    pick,
+    token_word,
+    top_logprobs,
+)
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 MASKED = -math.inf
@@ -199,3 +207,44 @@ def test_no_processor_is_made_for_options_that_are_off() -> None:
         repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.5, logit_bias={1: 2.0}
     )
     assert len(Sampler(options, 10).processors) == 4
+
+
+def test_this_mlx_draws_by_inversion() -> None:
+    # Otherwise batches of sampled drafts are verified one by one.
+    assert is_drawn_by_inversion()
+
+
+@pytest.mark.parametrize("name", ["flat", "spread", "peaked", "ties", "masked"])
+def test_lazy_draws_are_picks_by_the_uniforms_of_their_keys(name: str) -> None:
+    logprobs = LOGPROBS[name]
+    sampler = Sampler(SamplingOptions(temperature=0.8, seed=5), len(logprobs))
+    ids, weights = sampler.weights(logprobs)
+    uniforms = key_uniforms([token_word(5, position) for position in range(60)])
+    picked = [int(ids[pick(np.cumsum(weights), uniform)]) for uniform in uniforms]
+    lazy = mx.array(logprobs)[None]
+    assert picked == [int(sampler.draw(lazy, position).item()) for position in range(60)]
+
+
+@pytest.mark.parametrize("name", LOGPROBS)
+def test_candidates_that_are_not_near_others_withstand_noise(name: str) -> None:
+    logprobs, slack, rng = LOGPROBS[name], 1e-4, np.random.default_rng(8)
+    noise = rng.uniform(-slack, slack, (20, len(logprobs))).astype(np.float32)
+    for options in FILTERS:
+        sampler = Sampler(SamplingOptions(temperature=1.0, **options), len(logprobs))
+        if not sampler.is_near_other_candidates(logprobs, slack):
+            kept = set(sampler.candidates(logprobs).tolist())
+            assert all(set(sampler.candidates(logprobs + row).tolist()) == kept for row in noise)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 2}, {"min_p": 0.25}, {"top_p": 0.7}],
+    ids=str,
+)
+def test_candidates_at_the_edge_are_near_others(options: dict[str, Any]) -> None:
+    logprobs = np.log(np.array([0.4, 0.3, 0.3 - 1e-6, 1e-6], dtype=np.float32))
+    if "min_p" in options:
+        logprobs = np.log(np.array([0.8, 0.2, 0.0 + 1e-9, 1e-9], dtype=np.float32))
+    sampler = Sampler(SamplingOptions(temperature=1.0, **options), 4)
+    assert sampler.is_near_other_candidates(logprobs, 1e-4)
+    assert not Sampler(SamplingOptions(temperature=1.0), 4).is_near_other_candidates(logprobs, 1.0)

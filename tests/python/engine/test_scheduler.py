@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.engine.job import NEXT_PHASES, Job, Phase
-from isthmus.engine.scheduler import RUNNING_LIMIT, Scheduler
+from isthmus.engine.scheduler import RUNNING_LIMIT, Errand, Scheduler
 from isthmus.errors import EngineDead, InternalError, NumericError
-from tests.python.engine.fakes import listener_of, make_job
+from tests.python.engine.fakes import FakeErrand, listener_of, make_job
 
 
 class Bench:
@@ -235,6 +235,59 @@ def test_a_job_changes_its_phase_only_as_the_table_says(bench: Bench) -> None:
             else:
                 with pytest.raises(ValueError):
                     change(following)
+
+
+def errand(bench: Bench, name: str, steps: int, **options: Any) -> tuple[list[Any], list[bool]]:
+    """Queue an errand; return what its end says, and a flag that says whether it is wanted."""
+    ends: list[Any] = []
+    wanted = [True]
+    work = FakeErrand(name, bench.log, steps, **options)
+    bench.scheduler.add_errand(Errand(work, lambda: wanted[0], ends.append))
+    return ends, wanted
+
+
+def test_an_errand_has_one_step_in_turn_with_the_tokens_of_others(bench: Bench) -> None:
+    bench.add("a", max_tokens=20)
+    bench.step(2)
+    bench.log.clear()
+    ends, _ = errand(bench, "e", 3)
+    bench.step(4)
+    assert [entry.split(":")[0] for entry in bench.log] == ["a", "e", "a", "e", "a", "e", "a"]
+    assert ends == [None]
+
+
+def test_errands_have_their_turns_in_their_order(bench: Bench) -> None:
+    first, second = errand(bench, "e", 2)[0], errand(bench, "f", 2)[0]
+    bench.step(2)
+    assert (first, second) == ([None], [])
+    bench.run()
+    assert bench.log == ["e:s0", "e:s1", "f:s0", "f:s1"] and second == [None]
+
+
+def test_an_errand_that_nobody_waits_for_is_dropped_before_its_next_step(bench: Bench) -> None:
+    (first, wanted), (second, _) = errand(bench, "e", 9), errand(bench, "f", 1)
+    bench.step(2)
+    wanted[0] = False
+    assert bench.scheduler.has_work
+    bench.run()
+    assert bench.log == ["e:s0", "e:s1", "f:s0"] and (first, second) == ([], [None])
+
+
+def test_an_errand_fails_alone(bench: Bench) -> None:
+    failure = RuntimeError("boom")
+    job = bench.add("a", max_tokens=5)
+    first, second = errand(bench, "e", 9, script={1: failure})[0], errand(bench, "f", 2)[0]
+    bench.run()
+    assert (first, second) == ([failure], [None]) and listener_of(job).ids == [0, 1, 2, 3, 4]
+
+
+def test_when_the_engine_goes_every_errand_hears_of_it_once(bench: Bench) -> None:
+    gone = EngineDead("gone")
+    ends = [errand(bench, name, 5)[0] for name in "ef"]
+    bench.step()
+    bench.scheduler.fail_all(gone)
+    bench.scheduler.fail_all(gone)
+    assert ends == [[gone], [gone]] and not bench.scheduler.has_work
 
 
 EVENTS = st.lists(

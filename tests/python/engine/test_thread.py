@@ -13,7 +13,7 @@ import pytest
 from isthmus.engine import thread as engine_thread
 from isthmus.engine.thread import EngineThread
 from isthmus.errors import EngineDead, QueueFull
-from tests.python.engine.fakes import listener_of, make_job
+from tests.python.engine.fakes import FakeErrand, listener_of, make_job
 
 WAIT_S = 10.0
 
@@ -76,6 +76,75 @@ async def test_work_that_nobody_waits_for_is_not_begun() -> None:
         await asyncio.wait_for(first, WAIT_S)
         await asyncio.wait_for(engine.run(lambda: None), WAIT_S)
         assert ran == []
+
+
+async def test_step_work_runs_to_its_end_on_the_engine_s_thread() -> None:
+    names: set[str] = set()
+
+    class Work(FakeErrand):
+        def step(self) -> bool:
+            names.add(threading.current_thread().name)
+            return super().step()
+
+    async with an_engine() as engine:
+        work = Work("e", [], 5)
+        await asyncio.wait_for(engine.run_steps(work), WAIT_S)
+        assert work.done == 5 and names == {"isthmus-engine"}
+
+
+async def test_step_work_goes_on_between_the_tokens_of_a_job() -> None:
+    async with an_engine() as engine:
+        job = make_job("a", log := [], max_tokens=10**9, granted=10**9)
+        engine.submit(job)
+        await asyncio.wait_for(engine.run_steps(FakeErrand("e", log, 20)), WAIT_S)
+        job.is_cancelled = True
+        engine.wake()
+        engine.settled()
+        # Each turn has one of either; the job's first may have come before.
+        first, last = log.index("e:s0"), log.index("e:s19")
+        assert sum(entry.startswith("a:") for entry in log[first : last + 1]) >= 18
+
+
+async def test_what_step_work_raises_is_raised_to_its_caller_alone() -> None:
+    async with an_engine() as engine:
+        bad = engine.run_steps(FakeErrand("bad", [], 9, {2: ZeroDivisionError("at 2")}))
+        good = engine.run_steps(FakeErrand("good", [], 9))
+        results = await asyncio.gather(bad, good, return_exceptions=True)
+        assert isinstance(results[0], ZeroDivisionError) and results[1] is None
+
+
+async def test_step_work_whose_caller_is_cancelled_is_dropped() -> None:
+    async with an_engine() as engine:
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        class Endless(FakeErrand):
+            def step(self) -> bool:
+                loop.call_soon_threadsafe(begun.set)
+                return super().step()
+
+        work = Endless("e", [], 10**9)
+        waiting = asyncio.ensure_future(engine.run_steps(work))
+        await asyncio.wait_for(begun.wait(), WAIT_S)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        # One more piece of step work has its turn only when the first is gone.
+        await asyncio.wait_for(engine.run_steps(FakeErrand("f", [], 1)), WAIT_S)
+        done = work.done
+        await asyncio.wait_for(engine.run_steps(FakeErrand("g", [], 3)), WAIT_S)
+        assert work.done == done
+
+
+async def test_when_the_engine_dies_step_work_is_told() -> None:
+    engine = EngineThread(asyncio.get_running_loop(), lambda: None)
+    engine.start()
+    fatal = engine.run_steps(FakeErrand("x", [], 9, {1: SystemExit("in a step")}))
+    other = engine.run_steps(FakeErrand("e", [], 10**9))
+    results = await asyncio.wait_for(asyncio.gather(fatal, other, return_exceptions=True), WAIT_S)
+    assert all(isinstance(result, EngineDead) for result in results)
+    await died(engine)
+    with pytest.raises(EngineDead):
+        await engine.run_steps(FakeErrand("late", [], 1))
 
 
 async def test_a_job_s_listener_hears_of_it_on_the_loop() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from ...errors import Cancelled, DeadlineExceeded, InvalidRequest, IsthmusError
 from ...limits import (
     CREDIT_LIMIT,
     MAX_TOKENS_DEFAULT,
-    PENALTY_CONTEXT_TOKENS,
     STOP_STRING_CHARS_LIMIT,
     STOP_STRINGS_LIMIT,
     TOP_LOGPROBS_LIMIT,
@@ -32,10 +30,10 @@ from ..params import Params
 from ..prompts import prompt_ids
 from ..requests import Call
 from ..router import Router
+from ..sampling_params import read_sampling
 from ..services import Services
 
-_SEED_LIMIT: Final = 2**53 - 1
-_BIAS_LIMIT: Final = 65_536
+_STOP_IDS_LIMIT: Final = 65_536
 _CONTEXT_LIMIT: Final = 2**31 - 1
 
 
@@ -277,10 +275,10 @@ def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
                 f"stop[{index}] must have 1 to {STOP_STRING_CHARS_LIMIT} characters",
                 field=f"stop[{index}]",
             )
-    stop_token_ids = tuple(fields.items("stop_token_ids", int, _BIAS_LIMIT, []))
+    stop_token_ids = tuple(fields.items("stop_token_ids", int, _STOP_IDS_LIMIT, []))
     model.tokenizer.check(list(stop_token_ids), "stop_token_ids")
     return GenerateOptions(
-        sampling=_read_sampling(fields, model),
+        sampling=read_sampling(fields, model),
         max_tokens=fields.integer("max_tokens", 1, _CONTEXT_LIMIT, None),
         stops=stops,
         stop_token_ids=stop_token_ids,
@@ -288,49 +286,6 @@ def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
         logprobs=fields.integer("logprobs", 0, TOP_LOGPROBS_LIMIT, None),
         is_streamed=fields.typed("stream", bool, True),
     )
-
-
-def _read_sampling(fields: Params, model: LoadedModel) -> dict[str, Any]:
-    seed = fields.integer("seed", 0, _SEED_LIMIT, None)
-    top_p = fields.number("top_p", 0.0, 1.0, 1.0)
-    repetition = fields.number("repetition_penalty", 0.0, 100.0, 1.0)
-    for name, value in (("top_p", top_p), ("repetition_penalty", repetition)):
-        if value <= 0:
-            raise InvalidRequest(f"`{name}` must be above 0", field=name)
-    return {
-        "temperature": fields.number("temperature", 0.0, 10.0, 0.0),
-        "top_p": top_p,
-        "top_k": fields.integer("top_k", 0, _CONTEXT_LIMIT, 0),
-        "min_p": fields.number("min_p", 0.0, 1.0, 0.0),
-        "repetition_penalty": repetition,
-        "repetition_context_size": _context_size(fields, "repetition_context_size"),
-        "presence_penalty": fields.number("presence_penalty", -10.0, 10.0, 0.0),
-        "frequency_penalty": fields.number("frequency_penalty", -10.0, 10.0, 0.0),
-        "penalty_context_size": _context_size(fields, "penalty_context_size"),
-        "logit_bias": _read_bias(fields, model),
-        "seed": secrets.randbelow(_SEED_LIMIT) if seed is None else seed,
-    }
-
-
-def _context_size(fields: Params, name: str) -> int:
-    return fields.integer(name, 1, _CONTEXT_LIMIT, PENALTY_CONTEXT_TOKENS)
-
-
-def _read_bias(fields: Params, model: LoadedModel) -> dict[int, float]:
-    bias: dict[int, float] = {}
-    for index, pair in enumerate(fields.items("logit_bias", list, _BIAS_LIMIT, [])):
-        if (
-            len(pair) != 2
-            or type(pair[0]) is not int
-            or type(pair[1]) not in (int, float)
-            or not -1e9 <= pair[1] <= 1e9
-        ):
-            raise InvalidRequest(
-                f"logit_bias[{index}] must be [token id, number]", field=f"logit_bias[{index}]"
-            )
-        bias[pair[0]] = float(pair[1])
-    model.tokenizer.check(list(bias), "logit_bias")
-    return bias
 
 
 def _room(model: LoadedModel, prompt: list[int], field: str, options: GenerateOptions) -> int:
