@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -32,11 +32,16 @@ class Options:
 
 def read_options(description: str) -> Options:
     """Read `--quick` and `--json FILE` from the command line."""
+    chosen = option_parser(description).parse_args()
+    return Options(chosen.quick, chosen.json)
+
+
+def option_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark has, for more to be added."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer rounds; under 50 s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
-    chosen = parser.parse_args()
-    return Options(chosen.quick, chosen.json)
+    return parser
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,19 @@ class Figure:
         return f"  {self.key:<40}{self.value:>10.4g} {bound:>10} {self.unit:<12}{verdict}"
 
 
-def report(options: Options, name: str, figures: Sequence[Figure], detail: dict[str, Any]) -> None:
-    """Print the table and, as the last line, one JSON object with all figures."""
+def report(
+    options: Options,
+    name: str,
+    figures: Sequence[Figure],
+    detail: dict[str, Any],
+    tables: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the table and, as the last line, one JSON object with all figures and `tables`."""
     print("\n  figure" + " " * 34 + "  measured     target")
     for figure in figures:
         print(figure.row())
     line: dict[str, Any] = {figure.key: tidy(figure.value) for figure in figures}
+    line |= tables or {}
     line["benchmark"] = name
     line["is_quick"] = options.is_quick
     line["missed"] = [figure.key for figure in figures if not figure.is_met]

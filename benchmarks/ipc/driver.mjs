@@ -25,13 +25,20 @@ export async function serve(operations, close) {
   process.exit(0);
 }
 
-/** The operations that every subject with a `call` has. `kinds` maps a kind of payload to a call. */
-export function callOperations(kinds) {
+/**
+ * The operations that every subject with a `call` has. `kinds` maps a kind of payload to a call;
+ * `onDifference` is told of each answer that is not what was sent.
+ */
+export function callOperations(kinds, onDifference = refuse) {
+  const check = (answer, payload) => {
+    if (!isSame(answer, payload)) onDifference(answer, payload);
+  };
   return {
-    lone: ({ kind, bytes, calls }) => lone(kinds[kind], payloads(kind, bytes), calls),
+    lone: ({ kind, bytes, calls }) => lone(kinds[kind], check, payloads(kind, bytes), calls),
     saturate: ({ kind, bytes, depth, ms }) =>
-      saturate(kinds[kind], payloads(kind, bytes), depth, ms),
-    cost: ({ kind, bytes, depth, calls }) => cost(kinds[kind], payloads(kind, bytes), depth, calls),
+      saturate(kinds[kind], check, payloads(kind, bytes), depth, ms),
+    cost: ({ kind, bytes, depth, calls }) =>
+      cost(kinds[kind], check, payloads(kind, bytes), depth, calls),
   };
 }
 
@@ -50,12 +57,12 @@ export function isSame(answer, payload) {
   return answer.length === last + 1 && answer[0] === payload[0] && answer[last] === payload[last];
 }
 
-function check(answer, payload) {
-  if (!isSame(answer, payload)) throw new Error('an answer is not what was sent');
+function refuse() {
+  throw new Error('an answer is not what was sent');
 }
 
 /** Call one at a time; microseconds. */
-async function lone(call, sent, calls) {
+async function lone(call, check, sent, calls) {
   const times = new Float64Array(calls);
   for (let index = 0; index < calls; index += 1) {
     const payload = sent[index % DISTINCT];
@@ -68,7 +75,7 @@ async function lone(call, sent, calls) {
 }
 
 /** Keep `depth` calls in flight for `ms`; requests a second. */
-async function saturate(call, sent, depth, ms) {
+async function saturate(call, check, sent, depth, ms) {
   const start = performance.now();
   const end = start + ms;
   let begun = 0;
@@ -83,7 +90,7 @@ async function saturate(call, sent, depth, ms) {
 }
 
 /** Make `calls` calls with `depth` in flight; processor microseconds of this process. */
-async function cost(call, sent, depth, calls) {
+async function cost(call, check, sent, depth, calls) {
   const before = process.cpuUsage();
   let begun = 0;
   const worker = async () => {

@@ -1,5 +1,5 @@
 /**
- * Incoming messages that travel in pieces, put together again within limits (section 5).
+ * Incoming messages that travel in pieces, put together again within limits (section 6).
  *
  * Takes pieces and gives back whole payloads; does not know what they say.
  */

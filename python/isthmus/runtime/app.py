@@ -36,7 +36,7 @@ from ..wire.frames import FrameDecoder
 from ..wire.lines import LineDecoder
 from .health import LoopLag, resident_bytes
 from .log import log
-from .methods import basic, draft, generate, models, status, text
+from .methods import basic, compatibility, draft, generate, models, status, text
 from .router import Router
 from .server import Server
 from .services import Services
@@ -221,6 +221,7 @@ def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Rout
     text.register(router, services)
     generate.register(router, services)
     draft.register(router, services)
+    compatibility.register(router, services)
     status.register(router, runtime.health, runtime.stats)
     if extend is not None:
         extend(router, services)

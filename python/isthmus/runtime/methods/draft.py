@@ -1,4 +1,4 @@
-"""`check_draft`, also on lists, and `check_draft_compatibility`.
+"""`check_draft`, also on lists.
 
 A verdict is the target model's: how many drafted tokens it accepts, and the token that follows.
 Requests for one model are verified together, in padded forward passes on the engine thread,
@@ -8,15 +8,13 @@ whatever frames they came in; each has its own verdict or error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ...engine.thread import EngineThread
-from ...errors import InvalidRequest, IsthmusError, ModelNotLoaded, QueueFull
+from ...errors import InvalidRequest, IsthmusError, QueueFull
 from ...limits import DRAFT_QUEUE_LIMIT, DRAFT_TOKENS_LIMIT, TOP_LOGPROBS_LIMIT
 from ...models.load import LoadedModel
 from ...multiplex.multiplexer import Outcome
+from ..draft_operation import CheckDraft, DraftRequest
 from ..params import Params
 from ..prompts import prompt_ids
 from ..requests import Call
@@ -24,13 +22,8 @@ from ..router import Router
 from ..sampling_params import SEED_LIMIT, read_sampling
 from ..services import Services
 
-_BATCH_TOKENS = 262_144
-"""Tokens of one verification: bounds how long those that come next wait."""
-
 _ITEMS_LIMIT = 4_096
 """Items of one batch."""
-
-_DEFAULT_DRAFT_TOKENS = 4
 
 
 def register(router: Router, services: Services) -> None:
@@ -38,112 +31,6 @@ def register(router: Router, services: Services) -> None:
     methods = DraftMethods(services)
     router.register("check_draft", run=methods.check)
     router.register("batch_check_draft", run=methods.check_batch)
-    router.register("check_draft_compatibility", run=methods.compatibility)
-
-
-@dataclass(frozen=True, slots=True)
-class DraftRequest:
-    """What a caller wants verified, as far as it can be read without the engine."""
-
-    call: Call
-    prompt: list[int]
-    draft: list[int]
-    sampling: dict[str, Any]
-    position: int
-    logprobs: int | None
-    proposal: list[tuple[list[int], list[float]]] | None
-
-
-class CheckDraft:
-    """The operation of one model.
-
-    Outcomes: `engine.draft.Verdict`, or an error.
-    """
-
-    batch_cost = _BATCH_TOKENS
-
-    def __init__(self, engine: EngineThread, model: LoadedModel, chunk_tokens: int) -> None:
-        self._engine = engine
-        self._model = model
-        self._chunk_tokens = chunk_tokens
-        self.label = f"check_draft {model.handle}"
-
-    def cost(self, item: DraftRequest) -> int:
-        """Return the number of tokens."""
-        return len(item.prompt) + len(item.draft)
-
-    def now(self, items: Sequence[DraftRequest], cost: int) -> None:
-        """Leave it to the engine."""
-        return None
-
-    async def compute(self, items: Sequence[DraftRequest]) -> list[Outcome]:
-        """Verify on the engine thread."""
-        network = self._model.network
-        if network is None:
-            raise ModelNotLoaded(
-                f"{self._model.handle} was unloaded before the draft was verified; load it again",
-                model=self._model.handle,
-            )
-        work = _Verification(network, self._model.vocab_size, items, self._chunk_tokens)
-        await self._engine.run_steps(work)
-        return work.outcomes
-
-
-class _Verification:
-    """One batch on the engine thread."""
-
-    def __init__(
-        self, network: Any, vocab_size: int, items: Sequence[DraftRequest], chunk_tokens: int
-    ) -> None:
-        self._network = network
-        self._vocab_size = vocab_size
-        self._items = items
-        self._chunk_tokens = chunk_tokens
-        self._batch: Any = None
-        self._places: list[int] = []
-        self.outcomes: list[Outcome] = [None] * len(items)
-
-    def step(self) -> bool:
-        """Do one unit of work; return whether it is done."""
-        if self._batch is None:
-            self._open()
-        is_done: bool = self._batch.step()
-        if is_done:
-            for place, result in zip(self._places, self._batch.results, strict=True):
-                self.outcomes[place] = result
-        return is_done
-
-    def _open(self) -> None:
-        from ...engine.draft import DraftBatch, DraftItem, read_proposal
-        from ...engine.sampling import SamplingOptions
-
-        items = []
-        for place, request in enumerate(self._items):
-            try:
-                rows = request.proposal
-                proposal = rows and read_proposal(request.draft, rows, self._vocab_size)
-            except InvalidRequest as error:
-                self.outcomes[place] = error
-                continue
-            self._places.append(place)
-            items.append(
-                DraftItem(
-                    prompt=request.prompt,
-                    draft=request.draft,
-                    sampling=SamplingOptions(**request.sampling),
-                    position=request.position,
-                    logprobs=request.logprobs,
-                    proposal=proposal or None,
-                )
-            )
-        calls = [self._items[place].call for place in self._places]
-        self._batch = DraftBatch(
-            self._network,
-            self._vocab_size,
-            items,
-            self._chunk_tokens,
-            lambda index: not calls[index].is_settled,
-        )
 
 
 class DraftMethods:
@@ -185,44 +72,6 @@ class DraftMethods:
                 results.append(_show(request, outcome))
         call.result({"results": results})
 
-    async def compatibility(self, call: Call, params: dict[str, Any]) -> None:
-        """Answer whether one model can draft for another, and whether that can pay."""
-        from ...text.compatibility import compare
-
-        fields = Params(params)
-        target = self._models.get(fields.typed("model", str))
-        draft = self._models.get(fields.typed("draft_model", str))
-        draft_tokens = fields.integer("draft_tokens", 1, DRAFT_TOKENS_LIMIT, _DEFAULT_DRAFT_TOKENS)
-        is_measured = fields.typed("measure", bool, True)
-        fields.done()
-        found = await self._services.text.pool.run(
-            lambda: compare(target.tokenizer, draft.tokenizer)
-        )
-        answer: dict[str, Any] = {
-            "is_compatible": found.is_compatible,
-            "differences": list(found.differences),
-            "shared_tokens": found.shared_tokens,
-            "vocab_sizes": [found.target_vocab, found.draft_vocab],
-            "draft_tokens": draft_tokens,
-            "costs": None,
-            "break_even_acceptance": None,
-            "can_pay": None,
-        }
-        if found.is_compatible and is_measured:
-            answer |= await self._measure(target, draft, draft_tokens)
-        call.result(answer)
-
-    async def _measure(
-        self, target: LoadedModel, draft: LoadedModel, draft_tokens: int
-    ) -> dict[str, Any]:
-        """Return what speculation costs, and from which acceptance rate on it pays."""
-        # One of them may have been unloaded while the tokenizers were compared.
-        for model in (target, draft):
-            self._models.get(model.handle)
-        work = _Measurement(target, draft, draft_tokens)
-        await self._services.engine.run_steps(work)
-        return work.answer
-
     async def _read_item(
         self, call: Call, model: LoadedModel, index: int, item: object
     ) -> DraftRequest | IsthmusError:
@@ -250,12 +99,23 @@ class DraftMethods:
         sampling = read_sampling(fields, model)
         position = fields.integer("position", 0, SEED_LIMIT, 0)
         logprobs = fields.integer("logprobs", 0, TOP_LOGPROBS_LIMIT, None)
-        proposal = _read_proposal(fields)
+        rows = _read_proposal(fields)
+        proposal = None if rows is None else await self._proposal(model, draft, rows)
         field = next((name for name in ("ids", "messages") if name in fields), "prompt")
         prompt = await prompt_ids(self._services.text, model, fields)
         fields.done()
         _check_room(model, prompt, draft, field)
         return DraftRequest(call, prompt, draft, sampling, position, logprobs, proposal)
+
+    async def _proposal(
+        self, model: LoadedModel, draft: list[int], rows: list[tuple[list[int], list[float]]]
+    ) -> Any:
+        # Its imports are there since the model was loaded.
+        from ...engine.draft_item import read_proposal
+
+        return await self._services.text.pool.run(
+            lambda: read_proposal(draft, rows, model.vocab_size)
+        )
 
     async def _verify(
         self, call: Call, model: LoadedModel, requests: list[DraftRequest]
@@ -282,38 +142,6 @@ class DraftMethods:
             lambda outcomes: None if done.done() else done.set_result(outcomes),
         )
         return await done
-
-
-class _Measurement:
-    """What a step of each model costs, measured on the engine thread."""
-
-    def __init__(self, target: LoadedModel, draft: LoadedModel, draft_tokens: int) -> None:
-        self._networks = target.network, draft.network
-        self._vocab_size = min(target.vocab_size, draft.vocab_size)
-        self._draft_tokens = draft_tokens
-        self._work: Any = None
-        self.answer: dict[str, Any] = {}
-
-    def step(self) -> bool:
-        """Do one unit of work; return whether it is done."""
-        from ...engine.verify_cost import CostMeasurement, break_even_acceptance
-
-        if self._work is None:
-            self._work = CostMeasurement(*self._networks, self._vocab_size, self._draft_tokens)
-        if not self._work.step():
-            return False
-        costs = self._work.costs
-        break_even = break_even_acceptance(self._draft_tokens, costs)
-        self.answer = {
-            "costs": {
-                "target_step_ms": costs.target_step_ms,
-                "verify_ms": costs.verify_ms,
-                "draft_step_ms": costs.draft_step_ms,
-            },
-            "break_even_acceptance": break_even,
-            "can_pay": break_even is not None,
-        }
-        return True
 
 
 def _read_proposal(fields: Params) -> list[tuple[list[int], list[float]]] | None:

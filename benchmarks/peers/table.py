@@ -1,0 +1,79 @@
+"""The result as a table: for the terminal, and for Markdown between two markers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from .measures import MEASURES
+from .results import Row
+from .roster import FLOOR, OURS
+
+BEGIN: Final = "<!-- peers:begin -->"
+END: Final = "<!-- peers:end -->"
+
+_ABSENT: Final = "-"
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
+    titles = "".join(f"{measure.key:>17}" for measure in MEASURES)
+    print(f"\n  {'peer':<24}{titles}{'errors':>9}")
+    for row in rows:
+        if row.unavailable is not None:
+            print(f"  {row.peer.name:<24}  unavailable: {row.unavailable}")
+            continue
+        print(f"  {row.peer.name:<24}" + "".join(f"{cell:>17}" for cell in _cells(row)), end="")
+        print(f"{row.errors:>9}")
+
+
+def to_markdown(rows: Sequence[Row], source: str) -> str:
+    """Return the table for the documentation; `source` says where the figures come from."""
+    titles = ["", *(measure.title for measure in MEASURES), "wrong or lost"]
+    lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
+    lines += [_line(_markdown_cells(row)) for row in rows]
+    note = (
+        "Lone calls, echoes/s and chunks with both ends on one processor; a thousand texts at once"
+        f" on all. {FLOOR.name.capitalize()} are the floor and node-calls-python runs inside the"
+        f" Node process: neither is counted as a rival. {source}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def replace_between_markers(path: Path, table: str) -> None:
+    """Put the table between the markers of a document that has them."""
+    head, rest = path.read_text().split(BEGIN, 1)
+    tail = rest.split(END, 1)[1]
+    path.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}")
+
+
+def has_markers(path: Path) -> bool:
+    """Whether a document says where the table belongs."""
+    return path.is_file() and END in path.read_text().partition(BEGIN)[2]
+
+
+def number(value: float) -> str:
+    """Write a value with as many digits as mean something."""
+    if value >= 1_000:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        number(row.values[measure.key]) if measure.key in row.values else _ABSENT
+        for measure in MEASURES
+    ]
+
+
+def _markdown_cells(row: Row) -> list[str]:
+    name = row.peer.name
+    if row.unavailable is not None:
+        name += f" (unavailable: {row.unavailable})".replace("|", "/")
+    cells = [name, *_cells(row), str(row.errors)]
+    return [f"**{cell}**" for cell in cells] if row.peer is OURS else cells
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
