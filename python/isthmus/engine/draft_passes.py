@@ -24,6 +24,7 @@ from ..limits import (
     DRAFT_PASS_LOGITS,
     DRAFT_PASS_TOKENS,
 )
+from .spread import spread
 
 Head = tuple[int, ...]
 """A prompt without its last token."""
@@ -115,9 +116,14 @@ def padded_logits(network: Any, rows: Sequence[list[int]], starts: Sequence[int]
         starts: Per row, the first position whose logits are needed.
 
     Returns:
-        Shape [needed positions, vocabulary], not evaluated.
+        Shape [needed positions, vocabulary].
     """
-    return _needed(network(_matrix(rows)), rows, starts)
+
+    def part(first: int, stop: int) -> mx.array:
+        some = rows[first:stop]
+        return _needed(network(_matrix(some)), some, starts[first:stop])
+
+    return spread(len(rows), sum(map(len, rows)), part)
 
 
 class HeadCache:
@@ -177,11 +183,17 @@ class HeadCache:
             Shape [tokens of all tails, vocabulary], not evaluated.
         """
         rows = mx.array([self._heads.index(head) for head in heads])
-        cache = [copy.copy(entry) for entry in self._cache]
-        for entry in cache:
-            entry.filter(rows)
+        cache = [_take_rows(entry, rows) for entry in self._cache]
         _grow_by(cache, max(len(tail) for tail in tails))
         return _needed(self._network(_matrix(tails), cache=cache), tails, [0] * len(tails))
+
+
+def _take_rows(entry: BatchKVCache, rows: mx.array) -> BatchKVCache:
+    """Return these rows as a cache of their own; its `filter` would wait for each layer."""
+    taken = copy.copy(entry)
+    taken.keys, taken.values = entry.keys[rows], entry.values[rows]
+    taken.offset, taken.left_padding = entry.offset[rows], entry.left_padding[rows]
+    return taken
 
 
 def _grow_by(cache: list[Any], tokens: int) -> None:

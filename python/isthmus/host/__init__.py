@@ -16,12 +16,15 @@ from .generation import (
     TokenLogprobs,
     Usage,
 )
-from .model import Model, ModelInfo
+from .model import Model
+from .model_info import ModelInfo
 from .process import ExitReport
 from .runtime import Graces, Runtime, start
+from .text import Encoding
 
 __all__ = [
     "Delta",
+    "Encoding",
     "ExitReport",
     "GenerateOptions",
     "Generation",

@@ -8,9 +8,9 @@ messages and ids, not what a method means.
 from __future__ import annotations
 
 import asyncio
-import copy
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from .. import __version__
@@ -34,6 +34,8 @@ from ..transport.writer import OrderedWriter
 from ..wire.codec import MsgpackCodec, Payload
 from ..wire.frames import FrameDecoder
 from ..wire.messages import Kind, PieceAssembler, check_message
+from .batch import own_copy
+from .multiplexer import OpsMultiplexer
 from .process import ExitReport, RuntimeProcess
 from .streams import Pending
 
@@ -60,6 +62,7 @@ class Connection:
         self._decoder = FrameDecoder(FRAME_LIMIT_BYTES)
         self._writer = OrderedWriter(self._codec, self._loop)
         self._pieces = PieceAssembler(MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT)
+        self.multiplexer = OpsMultiplexer(self, self._loop)
         self._pending: dict[int, Pending] = {}
         self._pongs: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
@@ -93,7 +96,7 @@ class Connection:
             LocalProtocolError: The params cannot travel; nothing was sent.
             IsthmusError: The connection has ended.
         """
-        self._check_open()
+        self.check_open()
         number = self._free_id()
         message = [int(Kind.REQUEST), number, method, dict(params)]
         self._writer.send([*message, dict(options)] if options else message, number)
@@ -110,9 +113,23 @@ class Connection:
         if request in self._pending and self._failure is None:
             self._writer.send([int(Kind.CREDIT), request, count], request)
 
+    @contextlib.contextmanager
+    def one_write(self) -> Iterator[None]:
+        """Have what is sent meanwhile leave in one write."""
+        self._writer.hold()
+        try:
+            yield
+        finally:
+            self._writer.flush()
+
+    async def flush_calls(self) -> None:
+        """Send the calls that collect; return when nothing that comes next can overtake them."""
+        self.multiplexer.flush()
+        await self._writer.room()
+
     async def ping(self) -> dict[str, Any]:
         """Return the runtime's health, answered on its event loop."""
-        self._check_open()
+        self.check_open()
         nonce = self._last_id = (self._last_id + 1) % REQUEST_ID_LIMIT
         pong = asyncio.get_running_loop().create_future()
         self._pongs[nonce] = pong
@@ -123,9 +140,19 @@ class Connection:
             self._pongs.pop(nonce, None)
         return health
 
+    def check_open(self) -> None:
+        """Raise when no request is taken any more.
+
+        Raises:
+            IsthmusError: Why.
+        """
+        if self._failure is not None:
+            raise own_copy(self._failure)
+
     def refuse_requests(self) -> None:
-        """Take no more requests: the host closes. Those in flight may still settle."""
+        """Take no more requests: the host closes. Those that were made may still settle."""
         if self._failure is None:
+            self.multiplexer.flush()
             self._failure = Closing("this runtime has been closed; start another", phase="close")
 
     def fail(self, error: IsthmusError) -> None:
@@ -283,17 +310,14 @@ class Connection:
         if self._failure is None:
             self._failure = error
         if not self.hello.done():
-            self.hello.set_exception(_own_copy(error))
+            self.hello.set_exception(own_copy(error))
         for pong in self._pongs.values():
             if not pong.done():
-                pong.set_exception(_own_copy(error))
+                pong.set_exception(own_copy(error))
+        self.multiplexer.fail(error)
         pending, self._pending = self._pending, {}
         for waiting in pending.values():
-            waiting.on_error(_own_copy(error))
-
-    def _check_open(self) -> None:
-        if self._failure is not None:
-            raise _own_copy(self._failure)
+            waiting.on_error(own_copy(error))
 
     def _free_id(self) -> int:
         number = (self._last_id + 1) % REQUEST_ID_LIMIT
@@ -307,10 +331,3 @@ def _piece_bytes(hello: dict[str, Any]) -> int:
     limits = hello.get("limits")
     piece_bytes = limits.get("piece_bytes") if isinstance(limits, dict) else None
     return min(piece_bytes, PIECE_BYTES) if type(piece_bytes) is int else PIECE_BYTES
-
-
-def _own_copy(error: IsthmusError) -> IsthmusError:
-    """Return a copy, so that no two callers add tracebacks or details to the same exception."""
-    own = copy.copy(error)
-    own.details = dict(error.details)
-    return own

@@ -6,47 +6,33 @@ valid, is for the runtime to say. Token ids are lists of integers here.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from ..errors import InvalidRequest, IsthmusError, from_wire
+from ..errors import IsthmusError, from_wire
 from ..limits import STREAM_CREDIT
-from ..wire.codec import token_ids
-from .generation import GenerateOptions, Generation, read_ids
+from .batch import Item, Operation
+from .generation import GenerateOptions, Generation
+from .model_info import ModelInfo
 from .streams import Stream
+from .text import (
+    COUNT_TOKENS,
+    DETOKENIZE,
+    TOKENIZE,
+    TOKENIZE_PIECES,
+    Encoding,
+    count_of,
+    encoding_of,
+    ids_of,
+    rendered_of,
+    text_of,
+    wire_ids,
+)
 
 T = TypeVar("T")
 
 Message = Mapping[str, Any]
 """One message of a conversation: `role`, `content`, and whatever else the template reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the runtime says of a model (docs/protocol.md, section 3)."""
-
-    model: str
-    source: str
-    path: str
-    architecture: str
-    parameters: int
-    vocab_size: int
-    context_length: int | None
-    dtype: str
-    quantization: Mapping[str, Any] | None
-    weight_bytes: int
-    eos_token_ids: tuple[int, ...]
-    has_chat_template: bool
-    references: int
-    load_ms: float
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> ModelInfo:
-        """Read a model info map; unknown keys are ignored."""
-        known = {field.name: wire[field.name] for field in fields(cls)}
-        return cls(**{**known, "eos_token_ids": tuple(known["eos_token_ids"])})
 
 
 class TemplateOptions(TypedDict, total=False):
@@ -64,6 +50,21 @@ class Caller(Protocol):
         self, method: str, params: Mapping[str, Any], *, deadline_ms: float | None = None
     ) -> Any:
         """Send a request and return its result."""
+        ...
+
+    async def call_one(
+        self,
+        operation: Operation[Item, T],
+        item: Item,
+        model: str,
+        options: Mapping[str, Any],
+        deadline_ms: float | None = None,
+    ) -> T:
+        """Make a call that may share its frame with others."""
+        ...
+
+    async def flush_calls(self) -> None:
+        """Send the calls that collect, before what comes next."""
         ...
 
     def stream(
@@ -90,22 +91,77 @@ class Model:
         self._runtime = runtime
         self.info = info
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the token ids of a text."""
-        result = await self._call("tokenize", text=text, add_special_tokens=add_special_tokens)
-        return read_ids(result["ids"])
+    @overload
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        offsets: Literal[False] = False,
+        tokens: Literal[False] = False,
+        deadline_ms: float | None = None,
+    ) -> list[int]: ...
 
-    async def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    @overload
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        offsets: Literal[True],
+        tokens: bool = False,
+        deadline_ms: float | None = None,
+    ) -> Encoding: ...
+
+    @overload
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        offsets: bool = False,
+        tokens: Literal[True],
+        deadline_ms: float | None = None,
+    ) -> Encoding: ...
+
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        offsets: bool = False,
+        tokens: bool = False,
+        deadline_ms: float | None = None,
+    ) -> list[int] | Encoding:
+        """Return the token ids of a text.
+
+        Args:
+            offsets: Return an `Encoding` with where each token lies in the text.
+            tokens: Return an `Encoding` with what the vocabulary calls each token.
+            deadline_ms: Time until it has to be done.
+        """
+        options = _encoding_options(add_special_tokens, offsets, tokens)
+        if offsets or tokens:
+            return await self._one(TOKENIZE_PIECES, text, options, deadline_ms)
+        return await self._one(TOKENIZE, text, options, deadline_ms)
+
+    async def detokenize(
+        self,
+        ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = False,
+        deadline_ms: float | None = None,
+    ) -> str:
         """Return the text of token ids."""
-        result = await self._call(
-            "detokenize", ids=_wire_ids(ids), skip_special_tokens=skip_special_tokens
-        )
-        return str(result["text"])
+        options = _other_than(False, skip_special_tokens=skip_special_tokens)
+        return await self._one(DETOKENIZE, wire_ids(ids), options, deadline_ms)
 
-    async def count_tokens(self, text: str, *, add_special_tokens: bool = True) -> int:
+    async def count_tokens(
+        self, text: str, *, add_special_tokens: bool = True, deadline_ms: float | None = None
+    ) -> int:
         """Return how many tokens a text has."""
-        result = await self._call("count_tokens", text=text, add_special_tokens=add_special_tokens)
-        return int(result["count"])
+        options = _encoding_options(add_special_tokens)
+        return await self._one(COUNT_TOKENS, text, options, deadline_ms)
 
     @overload
     async def apply_chat_template(
@@ -136,35 +192,65 @@ class Model:
         result = await self._call(
             "apply_chat_template", messages=messages, tokenize=tokenize, **options
         )
-        return _rendered(result)
+        return rendered_of(result)
+
+    @overload
+    async def tokenize_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        offsets: Literal[False] = False,
+        tokens: Literal[False] = False,
+    ) -> list[list[int] | IsthmusError]: ...
+
+    @overload
+    async def tokenize_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        offsets: Literal[True],
+        tokens: bool = False,
+    ) -> list[Encoding | IsthmusError]: ...
+
+    @overload
+    async def tokenize_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        offsets: bool = False,
+        tokens: Literal[True],
+    ) -> list[Encoding | IsthmusError]: ...
 
     async def tokenize_batch(
-        self, texts: Sequence[str], *, add_special_tokens: bool = True
-    ) -> list[list[int] | IsthmusError]:
-        """Return the token ids of each text, or its error."""
-        result = await self._call(
-            "batch_tokenize", texts=texts, add_special_tokens=add_special_tokens
-        )
-        return _each(result, lambda item: read_ids(item["ids"]))
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        offsets: bool = False,
+        tokens: bool = False,
+    ) -> list[list[int] | IsthmusError] | list[Encoding | IsthmusError]:
+        """Return the token ids, or the `Encoding`, of each text, or its error."""
+        options = _encoding_options(add_special_tokens, offsets, tokens)
+        result = await self._call("batch_tokenize", texts=texts, **options)
+        return _each(result, encoding_of) if offsets or tokens else _each(result, ids_of)
 
     async def detokenize_batch(
         self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool = False
     ) -> list[str | IsthmusError]:
         """Return the text of each list of token ids, or its error."""
-        lists = [_wire_ids(item) for item in ids]
-        result = await self._call(
-            "batch_detokenize", ids=lists, skip_special_tokens=skip_special_tokens
-        )
-        return _each(result, lambda item: str(item["text"]))
+        options = _other_than(False, skip_special_tokens=skip_special_tokens)
+        lists = [wire_ids(item) for item in ids]
+        return _each(await self._call("batch_detokenize", ids=lists, **options), text_of)
 
     async def count_tokens_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[int | IsthmusError]:
         """Return how many tokens each text has, or its error."""
-        result = await self._call(
-            "batch_count_tokens", texts=texts, add_special_tokens=add_special_tokens
-        )
-        return _each(result, lambda item: int(item["count"]))
+        options = _encoding_options(add_special_tokens)
+        return _each(await self._call("batch_count_tokens", texts=texts, **options), count_of)
 
     async def apply_chat_template_batch(
         self,
@@ -177,7 +263,7 @@ class Model:
         result = await self._call(
             "batch_apply_chat_template", conversations=conversations, tokenize=tokenize, **options
         )
-        return _each(result, _rendered)
+        return _each(result, rendered_of)
 
     def generate(
         self,
@@ -202,7 +288,7 @@ class Model:
         given = {
             "prompt": prompt,
             "messages": messages,
-            "ids": ids if ids is None else _wire_ids(ids),
+            "ids": ids if ids is None else wire_ids(ids),
         }
         params.update({name: value for name, value in given.items() if value is not None})
         if isinstance(bias := params.get("logit_bias"), Mapping):
@@ -217,24 +303,36 @@ class Model:
         return self.info
 
     async def unload(self) -> bool:
-        """Give this handle back; return whether the model has left memory with it."""
+        """Give this handle back; return whether the model has left memory with it.
+
+        Calls that were made before it are not harmed.
+        """
+        await self._runtime.flush_calls()
         return bool((await self._call("unload_model"))["unloaded"])
+
+    async def _one(
+        self,
+        operation: Operation[Item, T],
+        item: Item,
+        options: Mapping[str, Any],
+        deadline_ms: float | None,
+    ) -> T:
+        return await self._runtime.call_one(operation, item, self.info.model, options, deadline_ms)
 
     async def _call(self, method: str, **params: Any) -> Any:
         return await self._runtime.call(method, {"model": self.info.model, **params})
 
 
-def _wire_ids(ids: Sequence[int]) -> array[int]:
-    try:
-        return token_ids(list(ids))
-    except (TypeError, OverflowError) as error:
-        raise InvalidRequest(
-            f"token ids must be integers from 0 to 2^32 - 1: {error}", field="ids"
-        ) from error
+def _encoding_options(special: bool, offsets: bool = False, tokens: bool = False) -> dict[str, Any]:
+    return {
+        **_other_than(True, add_special_tokens=special),
+        **_other_than(False, offsets=offsets, tokens=tokens),
+    }
 
 
-def _rendered(result: Mapping[str, Any]) -> str | list[int]:
-    return read_ids(result["ids"]) if "ids" in result else str(result["text"])
+def _other_than(default: bool, **options: bool) -> dict[str, Any]:
+    """Return the options that have to be sent: the runtime knows its defaults."""
+    return {name: value for name, value in options.items() if value is not default}
 
 
 def _each(result: Mapping[str, Any], read: Callable[[Any], T]) -> list[T | IsthmusError]:

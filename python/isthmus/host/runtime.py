@@ -7,16 +7,20 @@ process the process module's. Nothing is restarted and nothing is retried: that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from ..errors import RuntimeExited, StartFailed, StartTimeout
 from ..limits import DRAIN_GRACE_S, STREAM_CREDIT
+from .batch import Item, Operation
 from .connection import Connection, OnEvent
-from .model import Model, ModelInfo
+from .lanes import envelope
+from .model import Model
+from .model_info import ModelInfo
 from .process import (
     ALLOWED_ENVIRONMENT,
     ExitReport,
@@ -25,6 +29,8 @@ from .process import (
     spawn,
 )
 from .streams import Progress, Reply, Stream
+
+T = TypeVar("T")
 
 _DOCTOR: Final = "run `python -m isthmus doctor` with the same interpreter"
 
@@ -55,6 +61,7 @@ async def start(
     start_timeout_s: float = 30.0,
     graces: Graces = _DEFAULT_GRACES,
     credit: int = STREAM_CREDIT,
+    multiplex: bool = True,
     on_event: OnEvent | None = None,
 ) -> Runtime:
     """Start a runtime and wait for its hello.
@@ -68,6 +75,7 @@ async def start(
         start_timeout_s: Time until its hello.
         graces: How long its end may take.
         credit: Default window of streams, in items.
+        multiplex: Whether text calls of one turn of the event loop share frames.
         on_event: Told of events that belong to no request.
 
     Raises:
@@ -92,7 +100,7 @@ async def start(
         if shown is error:
             raise
         raise shown from error
-    return Runtime(process, connection, hello, graces, credit)
+    return Runtime(process, connection, hello, graces, credit, multiplex)
 
 
 class Runtime:
@@ -109,12 +117,14 @@ class Runtime:
         hello: Mapping[str, Any],
         graces: Graces,
         credit: int,
+        multiplex: bool,
     ) -> None:
         self.hello = hello
         self._process = process
         self._connection = connection
         self._graces = graces
         self._credit = credit
+        self._is_multiplexed = multiplex
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -175,12 +185,38 @@ class Runtime:
             IsthmusError: What the runtime answered, or why it cannot.
         """
         reply = Reply(on_progress, on_abandoned)
-        request = self._connection.request(method, params or {}, _envelope(deadline_ms), reply)
+        request = self._connection.request(method, params or {}, envelope(deadline_ms), reply)
         try:
             return await reply.future
         except asyncio.CancelledError:
             self._connection.cancel(request)
             raise
+
+    async def call_one(
+        self,
+        operation: Operation[Item, T],
+        item: Item,
+        model: str,
+        options: Mapping[str, Any],
+        deadline_ms: float | None = None,
+    ) -> T:
+        """Make a call that may share its frame with others of the same operation and options.
+
+        Raises:
+            IsthmusError: The call's own error, or why it cannot be sent.
+        """
+        if self._is_multiplexed:
+            result = await self._connection.multiplexer.call(
+                operation, item, model, options, deadline_ms
+            )
+        else:
+            params = operation.params(item, model, options)
+            result = await self.call(operation.method, params, deadline_ms=deadline_ms)
+        return operation.read(result)
+
+    async def flush_calls(self) -> None:
+        """Send the calls that collect; return when nothing that comes next can overtake them."""
+        await self._connection.flush_calls()
 
     def stream(
         self,
@@ -197,7 +233,7 @@ class Runtime:
         """
         window = self._credit if credit is None else credit
         stream = Stream(self._connection, window)
-        options = {"credit": window, **_envelope(deadline_ms)}
+        options = {"credit": window, **envelope(deadline_ms)}
         stream.request = self._connection.request(method, params, options, stream)
         return stream
 
@@ -262,8 +298,9 @@ class Runtime:
         return dict(await self.call("health"))
 
     async def stats(self) -> dict[str, Any]:
-        """Return the runtime's counters."""
-        return dict(await self.call("stats"))
+        """Return the runtime's counters, and as `calls` this host's: frames and calls of each
+        operation, model and options."""
+        return {**await self.call("stats"), "calls": self._connection.multiplexer.stats()}
 
     async def ping(self) -> dict[str, Any]:
         """Return the runtime's health by a ping, which is no request."""
@@ -273,18 +310,21 @@ class Runtime:
         """End the runtime; what is in flight has the drain's grace to settle. May be repeated."""
         if self._closing is None:
             self._connection.refuse_requests()
-            self._closing = asyncio.create_task(
-                self._process.stop(self._graces.close_s, self._graces.terminate_s)
-            )
+            self._closing = asyncio.create_task(self._stop())
         await asyncio.shield(self._closing)
+
+    async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._graces.close_s
+        with contextlib.suppress(TimeoutError):
+            # What waits for the runtime to read would be lost with the pipe.
+            async with asyncio.timeout_at(until):
+                await self._connection.flush_calls()
+        await self._process.stop(max(until - loop.time(), 0.0), self._graces.terminate_s)
 
     def _give_back(self, info: Mapping[str, Any]) -> None:
         """Unload a model whose load was cancelled when it had already settled."""
         self._connection.request("unload_model", {"model": info["model"]}, {}, Reply())
-
-
-def _envelope(deadline_ms: float | None) -> dict[str, Any]:
-    return {} if deadline_ms is None else {"deadline_ms": deadline_ms}
 
 
 def _start_error(error: BaseException, timeout_s: float) -> BaseException:

@@ -47,6 +47,7 @@ from ..wire.messages import (
     REQUEST,
     Kind,
     PieceAssembler,
+    RequestOptions,
     check_message,
     error_message,
     is_request_id,
@@ -55,7 +56,7 @@ from ..wire.messages import (
 )
 from .health import Counters
 from .requests import Call
-from .router import Inline, Method, Router
+from .router import Method, Router
 
 _RESULT = int(Kind.RESULT)
 
@@ -94,7 +95,7 @@ class Server:
         self.on_read_ends = multiplexer.flush
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Call] = {}
-        self._inline: dict[str, Inline] = {}
+        self._quick: dict[str, Method] = {}
         """Empty until the host has said hello, so that nothing is answered before."""
         self._pieces = PieceAssembler(MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT)
         self._is_assembled = False
@@ -126,20 +127,18 @@ class Server:
             self._refuse(peek_request_id(payload), error)
             return
         if type(message) is list and len(message) == 4 and message[0] == REQUEST:
-            # The hot path: what can be answered at once, without a Call.
+            # The hot path: what is answered within this read.
             _, request, name, params = message
             if (
                 type(name) is str
-                and (inline := self._inline.get(name)) is not None
+                and (method := self._quick.get(name)) is not None
                 and type(params) is dict
                 and type(request) is int
                 and 0 <= request < REQUEST_ID_LIMIT
                 and request not in self._calls
+                and len(self._calls) < IN_FLIGHT_LIMIT
             ):
-                try:
-                    self._send([_RESULT, request, inline(params)], request)
-                except Exception as error:
-                    self._send(error_message(request, _typed(error)), request)
+                self._start(method, request, params, NO_OPTIONS)
                 return
         self._on_message(message)
 
@@ -150,7 +149,7 @@ class Server:
             self._writer.flush()
             self._closing_reason = error.message
         self._is_draining = True
-        self._inline = {}
+        self._quick = {}
         self.closing.set()
 
     def on_output_closed(self) -> None:
@@ -215,7 +214,7 @@ class Server:
             return
         self._is_greeted = True
         if not self._is_draining:
-            self._inline = dict(self._router.inline_forms)
+            self._quick = dict(self._router.quick_methods)
 
     def _on_piece(self, message: list[Any]) -> None:
         if self._is_assembled:
@@ -245,30 +244,33 @@ class Server:
         except IsthmusError as error:
             self._refuse(request, error)
             return
+        self._start(method, request, params, options)
+
+    def _start(
+        self, method: Method, request: int, params: dict[str, Any], options: RequestOptions
+    ) -> None:
         if method.inline is not None:
             try:
                 self._send([_RESULT, request, method.inline(params)], request)
             except Exception as error:
                 self._send(error_message(request, _typed(error)), request)
             return
-        call = Call(request, name, options, time.monotonic(), self._send, self._forget)
+        call = Call(request, method.name, options, time.monotonic(), self._send, self._forget)
         self._calls[request] = call
         if options.deadline_ms is not None:
             call.timer = self._loop.call_later(
                 options.deadline_ms / 1_000, self._on_deadline, call, options.deadline_ms
             )
         try:
-            self._start(method, call, params)
+            if method.begin is not None:
+                method.begin(call, params)
+            elif method.run is not None:
+                self._run(call, method.run(call, params))
         except Exception as error:
             call.error(_typed(error))
 
-    def _start(self, method: Method, call: Call, params: dict[str, Any]) -> None:
-        if method.begin is not None:
-            method.begin(call, params)
-            return
-        assert method.run is not None
-        work = method.run(call, params)
-        call.task = self._group.create_task(self._run(call, work))
+    def _run(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        call.task = self._group.create_task(self._await(call, work))
         # A task that is cancelled before its first step never touches its coroutine.
         call.task.add_done_callback(lambda _: work.close())
 
@@ -285,7 +287,7 @@ class Server:
                 retry_after_ms=100.0,
             )
 
-    async def _run(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+    async def _await(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except asyncio.CancelledError:

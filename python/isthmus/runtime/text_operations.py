@@ -22,7 +22,7 @@ class TextOperations:
 
     def encode(self, model: LoadedModel, result: Result, special: bool, text: str) -> Encode:
         """Return the operation for a text: a long one shares no batch with short ones."""
-        key = (result, special, len(text) > ALONE_BYTES)
+        key = (result.value, special, len(text) > ALONE_BYTES)
         operation: Encode | None = model.operations.get(key)
         if operation is None:
             label = f"{result.value} {model.handle}"

@@ -99,8 +99,6 @@ class Encode:
         """Encode short texts."""
         if cost > INLINE_TEXT_CHARS:
             return None
-        if len(items) == 1 and self._result is Result.IDS:
-            return [array("I", self._tokenizer.encode(items[0], self._special))]
         return self._encode(items)
 
     async def compute(self, items: Sequence[str]) -> list[Any]:

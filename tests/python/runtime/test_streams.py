@@ -74,7 +74,7 @@ def test_a_method_is_found_by_its_name() -> None:
     router.register("b", inline=lambda params: 1)
     router.register("a", inline=lambda params: 2)
     assert router.names == ["a", "b"]
-    assert router.find("a").name == "a" and set(router.inline_forms) == {"a", "b"}
+    assert router.find("a").name == "a" and set(router.quick_methods) == {"a", "b"}
 
 
 def test_a_method_is_registered_once_and_with_a_form() -> None:
