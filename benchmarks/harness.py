@@ -103,6 +103,13 @@ class Figure:
         return f"  {self.key:<40}{self.value:>10.4g} {bound:>10} {self.unit:<12}{verdict}"
 
 
+def show(title: str, summaries: dict[str, dict[str, float]]) -> None:
+    """Print a table of medians with their spread."""
+    print(f"\n  {title:<52}{'median':>12}{'iqr':>12}{'n':>5}")
+    for name, summary in summaries.items():
+        print(f"  {name:<52}{summary['median']:>12g}{summary['iqr']:>12g}{summary['n']:>5g}")
+
+
 def report(
     options: Options,
     name: str,

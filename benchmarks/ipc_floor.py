@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from .harness import read_options, report
+from .harness import read_options, report, show
 from .ipc import calls, tokens
 
 
@@ -23,13 +23,6 @@ def main() -> None:
     show("tokens", token_detail["tokens"])
     detail = {**call_detail, **token_detail, "seconds": round(time.monotonic() - begun, 1)}
     report(options, "ipc_floor", [*call_figures, *token_figures], detail)
-
-
-def show(title: str, summaries: dict[str, dict[str, float]]) -> None:
-    """Print a table of medians with their spread."""
-    print(f"\n  {title:<52}{'median':>12}{'iqr':>12}{'n':>5}")
-    for name, summary in summaries.items():
-        print(f"  {name:<52}{summary['median']:>12g}{summary['iqr']:>12g}{summary['n']:>5g}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from ..harness import ROOT
-from ..ipc.subjects import BUILTIN
+from .harness import ROOT
+from .ipc.subjects import BUILTIN
 
 TOKENIZER: Final = BUILTIN / "tokenizer.json"
 CHARACTERS: Final = 200
@@ -42,6 +42,12 @@ class Texts:
         """Return `number` texts that nobody has seen."""
         texts = [self._text(serial) for serial in islice(self._numbers, number)]
         return Batch(texts, [self._tokenizer.encode(text).ids for text in texts])
+
+    def long(self, characters: int) -> tuple[str, int]:
+        """Return a text of so many characters that nobody has seen, and its number of tokens."""
+        repeats = characters // len(self._prose) + 1
+        text = f"{next(self._numbers)} {self._prose * repeats}"[:characters]
+        return text, len(self._tokenizer.encode_batch_fast([text])[0])
 
     def _text(self, serial: int) -> str:
         start = serial * _STEP % (len(self._prose) - CHARACTERS)

@@ -9,8 +9,8 @@ from typing import Final
 from ..harness import node_path
 from ..ipc import subjects
 from ..processes import Subject
+from ..texts import TOKENIZER
 from . import install
-from .texts import TOKENIZER
 
 
 @dataclass(frozen=True, slots=True)

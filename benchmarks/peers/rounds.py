@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from ..ipc.calls import Record
 from ..processes import CAN_PIN, Subject, on_one_cpu
+from ..texts import Batch, Texts
 from .entrant import Entrant
 from .measures import ECHO_BYTES, FREE, MEASURES, PINNED, TEXTS, Measure, Plan
 from .roster import OURS, PEERS
-from .texts import Batch, Texts
 
 _WARM_UP_MS: Final = 400
 _WARM_UP_TEXTS: Final = 300

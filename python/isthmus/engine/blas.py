@@ -25,6 +25,10 @@ _CANDIDATES: Final = (
     "libmkl_rt.so.2",
 )
 
+_SPIN: Final = "22"
+"""An idle thread of OpenBLAS spins for 2^22 cycles, over a millisecond, before it sleeps: enough
+from one token to the next. Its own 2^26 take a processor from everybody for 25 ms after a pass."""
+
 HINT: Final = (
     "install one to make fp32 models several times faster: "
     "apt-get install libopenblas0-pthread (Debian, Ubuntu), dnf install openblas (Fedora)"
@@ -56,6 +60,7 @@ def interpose(choice: str = "auto") -> Blas:
         os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
     if choice == "off":
         return Blas("bundled")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _SPIN)
     for path in _CANDIDATES if choice == "auto" else (choice,):
         library = _load(path)
         if library is not None:
