@@ -1,0 +1,1 @@
+"""The subjects and measurements of `benchmarks.ops_batching`."""
