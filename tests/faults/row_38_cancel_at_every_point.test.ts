@@ -127,3 +127,17 @@ test('one of many calls, on one signal each, is the only one that fails', async 
     controllers.map((_, index) => 5_000 + index).filter((length) => length !== 5_025),
   );
 });
+
+test('in the queue a draft is never verified, and those beside it are', async () => {
+  await bystander;
+  const blocker = runtime.call('fault_block_engine', { seconds: 1 });
+  const controller = new AbortController();
+  const check = { ids: [1], draft: [1, 1] };
+  const gone = [1, 2].map(() => model.checkDraft(check, { signal: controller.signal }));
+  const kept = model.checkDraft(check);
+  await runtime.ping();
+  controller.abort();
+  await Promise.all(gone.map(expectAborted));
+  expect((await kept).accepted).toBe(2);
+  await blocker;
+});

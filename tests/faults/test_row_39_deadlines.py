@@ -62,3 +62,29 @@ def test_any_other_method_is_stopped_too(peer: Peer) -> None:
 def test_what_is_no_deadline_is_refused(peer: Peer, deadline_ms: object) -> None:
     request = peer.request("echo", {"data": 1}, {"deadline_ms": deadline_ms})
     assert peer.settled(request)[2]["details"]["field"] == "options.deadline_ms"
+
+
+def test_a_draft_whose_deadline_passes_in_the_queue_is_never_verified(
+    peer: Peer, chain_folder: Path
+) -> None:
+    model = peer.load(chain_folder)
+    blocker = peer.request("fault_block_engine", {"seconds": 1})
+    params = {"model": model, "ids": [1], "draft": [1, 1]}
+    late = [peer.request("check_draft", params, {"deadline_ms": 50}) for _ in range(3)]
+    patient = peer.request("check_draft", params)
+    for request in late:
+        kind, _, error = peer.settled(request)
+        assert (kind, error["code"], error["phase"]) == (ERROR, "DEADLINE_EXCEEDED", "queue")
+    assert peer.settled(blocker)[0] == RESULT
+    assert peer.settled(patient)[2]["accepted"] == 2
+
+
+def test_a_text_whose_deadline_passes_behind_another_one_is_never_encoded(
+    peer: Peer, chat: str
+) -> None:
+    params = {"model": chat, "text": "word " * 400_000}
+    running = peer.request("tokenize", params)
+    late = peer.request("tokenize", {**params, "text": "next " * 400_000}, {"deadline_ms": 20})
+    error = peer.settled(late)[2]
+    assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "queue")
+    assert peer.settled(running)[0] == RESULT

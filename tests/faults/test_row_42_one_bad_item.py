@@ -52,3 +52,28 @@ def test_the_other_conversations_are_rendered_in_order(peer: Peer, chat: str, ba
         for index, (text, shown) in enumerate(zip(GOOD_TEXTS, rendered, strict=True))
         if index != BAD
     )
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, 5, {"ids": [1], "draft": [10**6]}, {"prompt": 1, "draft": [1]}]
+)
+def test_the_other_drafts_have_their_verdicts_in_order(peer: Peer, chat: str, bad: object) -> None:
+    items = [{"prompt": text, "draft": [20, 21]} for text in GOOD_TEXTS]
+    params = {"model": chat, "items": with_bad(items, bad)}
+    results = peer.call("batch_check_draft", params)["results"]
+    assert results[BAD]["error"]["code"] == "INVALID_REQUEST"
+    assert results[BAD]["error"]["details"]["field"].startswith(f"items[{BAD}]")
+    for index in (0, BAD - 1, BAD + 1, COUNT - 1):
+        alone = peer.call("check_draft", {"model": chat, **items[index]})
+        assert [results[index][key] for key in ("accepted", "token")] == [
+            alone[key] for key in ("accepted", "token")
+        ]
+
+
+def test_single_requests_of_one_read_do_not_share_their_errors(peer: Peer, chat: str) -> None:
+    texts = with_bad(GOOD_TEXTS, 7)
+    requests = [peer.request("tokenize", {"model": chat, "text": text}) for text in texts]
+    replies = [peer.settled(request) for request in requests]
+    assert replies[BAD][2]["code"] == "INVALID_REQUEST"
+    expected = [peer.call("tokenize", {"model": chat, "text": text}) for text in GOOD_TEXTS]
+    assert with_bad([reply[2] for reply in replies], None) == with_bad(expected, None)

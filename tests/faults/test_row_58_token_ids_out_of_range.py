@@ -83,3 +83,20 @@ def test_the_highest_and_the_lowest_id_are_fine(peer: Peer, chain: str) -> None:
             {"model": chain, "ids": [token], "max_tokens": 1, "ignore_eos": True, "stream": False},
         )
         assert end["ids"] == wire_ids([token])
+
+
+@pytest.mark.parametrize("name", WRONG_IDS)
+@pytest.mark.parametrize("field", ["draft", "ids"])
+def test_a_draft_of_wrong_ids_is_refused(peer: Peer, chain: str, field: str, name: str) -> None:
+    params = {"model": chain, "ids": [1], "draft": [1], field: WRONG_IDS[name]}
+    assert_refused(peer, "check_draft", params, field)
+
+
+@pytest.mark.parametrize("draft", [[], b"", [1] * 257])
+def test_a_draft_that_is_empty_or_too_long_is_refused(peer: Peer, chain: str, draft: Any) -> None:
+    assert_refused(peer, "check_draft", {"model": chain, "ids": [1], "draft": draft}, "draft")
+
+
+def test_a_draft_that_leaves_the_context_is_refused(peer: Peer, chain: str) -> None:
+    params = {"model": chain, "ids": [1] * (CONTEXT - 1), "draft": [1, 1]}
+    assert_refused(peer, "check_draft", params, "ids")

@@ -8,12 +8,33 @@ from pathlib import Path
 PROMISED = (
     *range(1, 21),
     *range(22, 32),
-    *range(36, 41),
-    *(42, 52, 54, 55, 56, 57, 58, 61, 62, 65, 67),
+    *range(36, 44),
+    *(52, 53, 54, 55, 56, 57, 58, 61, 62, 65, 67),
 )
 """The rows whose behaviour this version has."""
 
-OF_THE_HOST = (4, 5, 6, 9, 14, 19, 20, 22, 23, 24, 25, 26, 30, 31, *range(36, 41), 52, 65)
+OF_THE_HOST = (
+    4,
+    5,
+    6,
+    9,
+    14,
+    19,
+    20,
+    22,
+    23,
+    24,
+    25,
+    26,
+    30,
+    31,
+    *range(36, 41),
+    42,
+    43,
+    52,
+    53,
+    65,
+)
 """Promises of the Node package: shown there, whatever else is shown."""
 
 PYTHON = re.compile(r"test_row_(\d\d)_[a-z0-9_]+\.py")

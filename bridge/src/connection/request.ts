@@ -12,6 +12,7 @@
 import { AbortError, type IsthmusError } from '../errors.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { malformed } from '../wire/messages.js';
+import { unwatchSignal, watchSignal } from './signals.js';
 
 export const Phase = { WAITING: 0, SENT: 1, SETTLED: 2 } as const;
 export type Phase = (typeof Phase)[keyof typeof Phase];
@@ -59,20 +60,20 @@ export abstract class Request {
     this.fail(new AbortError('CANCELLED', 'the request was cancelled before it was sent'));
   }
 
-  /** Watch the caller's signal. The request itself is the listener: no closure for each call. */
+  /** Watch the caller's signal. */
   watch(signal: AbortSignal, handler: AbortHandler): void {
     this.signal = signal;
     this.#abortHandler = handler;
-    signal.addEventListener('abort', this);
+    watchSignal(signal, this);
   }
 
   /** Stop watching. */
   unwatch(): void {
-    this.signal?.removeEventListener('abort', this);
+    if (this.signal !== undefined) unwatchSignal(this.signal, this);
     this.#abortHandler = undefined;
   }
 
-  handleEvent(): void {
+  onAbort(): void {
     this.#abortHandler?.abort(this);
   }
 }

@@ -60,6 +60,8 @@ class CheckDraft:
                 f"{self._model.handle} was unloaded before the draft was verified; load it again",
                 model=self._model.handle,
             )
+        for item in items:
+            item.call.phase = "queue"
         work = _Verification(network, self._model.vocab_size, items, self._chunk_tokens)
         await self._engine.run_steps(work)
         return work.outcomes
@@ -85,6 +87,8 @@ class _Verification:
     def step(self) -> bool:
         """Do one unit of work; return whether it is done."""
         if self._batch is None:
+            for item in self._items:
+                item.call.phase = "running"
             self._open()
         return bool(self._batch.step())
 

@@ -277,6 +277,29 @@ describe('while a batch is in flight', () => {
     expect(runtime.busy).toEqual([true, false]);
   });
 
+  test('one signal stops many calls with one listener, which goes with the last of them', async () => {
+    const { runtime, model } = setUp();
+    const { signal } = new AbortController();
+    let listeners = 0;
+    signal.addEventListener = new Proxy(signal.addEventListener, {
+      apply: (add, self, args) => {
+        listeners++;
+        return Reflect.apply(add, self, args);
+      },
+    });
+    signal.removeEventListener = new Proxy(signal.removeEventListener, {
+      apply: (remove, self, args) => {
+        listeners--;
+        return Reflect.apply(remove, self, args);
+      },
+    });
+    const calls = Array.from({ length: 50 }, () => model.countTokens('a', { signal }));
+    expect(listeners).toBe(1);
+    runtime.send(...(await runtime.received()).map(answer));
+    await Promise.all(calls);
+    expect(listeners).toBe(0);
+  });
+
   test('a lone call can be aborted too', async () => {
     const { runtime, model } = setUp();
     const controller = new AbortController();
