@@ -8,7 +8,6 @@ on its own shares no batch with short ones. Every item has its own result or err
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -111,7 +110,7 @@ class Encode:
             return list(self._tokenizer.encode_pieces(texts, self._special))
         if self._result is Result.COUNT:
             return list(self._tokenizer.count_batch(texts, self._special))
-        return [array("I", ids) for ids in self._tokenizer.encode_batch(texts, self._special)]
+        return list(self._tokenizer.encode_batch(texts, self._special))
 
 
 class Decode:

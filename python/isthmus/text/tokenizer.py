@@ -8,10 +8,17 @@ much. Ids are range-checked here: a token id beyond the embedding can kill the p
 from __future__ import annotations
 
 import threading
+from array import array
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import InvalidRequest
+from .split import PART_CHARS, is_splittable, split
+
+SPLIT_CHARS: Final = 2 * PART_CHARS
+"""A longer text is encoded in parts."""
+
+_PLAIN: Final = "plain words"
 
 _PROBES: Final = (
     "",
@@ -61,8 +68,13 @@ class TextTokenizer:
         self._slow_lock = threading.Lock()
         """Guards transformers' own encode, which changes shared state."""
         self._fast = _fast_backend(wrapper)
+        self._is_splittable = False
         if self._fast is not None and not self._agrees():
             self._fast = None
+        added = None if self._fast is None else self._find_added()
+        self._is_splittable = added is not None and is_splittable(self._fast)
+        self._added = added or ([], [])
+        """What goes before and after the parts of a text."""
         self._can_decode_fast = self._fast is not None and self._decodes_alike()
 
     @property
@@ -87,17 +99,23 @@ class TextTokenizer:
         ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[list[int]]:
+    def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[array[int]]:
         """Return the ids of each text, using the tokenizer's own threads without the GIL."""
         if self._fast is None:
-            return [self._encode_slow(text, add_special_tokens) for text in texts]
-        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+            return [array("I", self._encode_slow(text, add_special_tokens)) for text in texts]
+        short = [text for text in texts if not self._is_cut(text)]
+        encodings = iter(self._fast.encode_batch_fast(short, add_special_tokens=add_special_tokens))
+        return [
+            self._encode_parts(text, add_special_tokens)
+            if self._is_cut(text)
+            else array("I", next(encodings).ids)
+            for text in texts
+        ]
 
     def count_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
         """Return the number of ids of each text."""
-        if self._fast is None:
-            return [len(self._encode_slow(text, add_special_tokens)) for text in texts]
+        if self._fast is None or any(map(self._is_cut, texts)):
+            return [len(ids) for ids in self.encode_batch(texts, add_special_tokens)]
         encodings = self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [len(encoding) for encoding in encodings]
 
@@ -173,6 +191,35 @@ class TextTokenizer:
             ) from error
         return str(text)
 
+    def _is_cut(self, text: str) -> bool:
+        return len(text) > SPLIT_CHARS and self._is_splittable
+
+    def _encode_parts(self, text: str, add_special_tokens: bool) -> array[int]:
+        """Encode the parts of a long text side by side, and read their ids one by one."""
+        assert self._fast is not None
+        encodings = self._fast.encode_batch_fast(split(text), add_special_tokens=False)
+        before, after = self._added if add_special_tokens else ([], [])
+        ids = array("I", before)
+        encodings.reverse()
+        while encodings:
+            # Each is let go at once: all together they would hold the interpreter for long.
+            ids.extend(encodings.pop().ids)
+        ids.extend(after)
+        return ids
+
+    def _find_added(self) -> tuple[list[int], list[int]] | None:
+        """Return the ids that are put before and after a text, if they are always the same."""
+        bare, whole = self.encode(_PLAIN, False), self.encode(_PLAIN)
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                before, after = whole[:start], whole[start + len(bare) :]
+                is_same = all(
+                    self.encode(text) == [*before, *self.encode(text, False), *after]
+                    for text in _PROBES
+                )
+                return (before, after) if is_same else None
+        return None
+
     def _encode_slow(self, text: str, add_special_tokens: bool) -> list[int]:
         with self._slow_lock:
             return list(self.wrapper.encode(text, add_special_tokens=add_special_tokens))
@@ -193,7 +240,7 @@ class TextTokenizer:
     def _agrees(self) -> bool:
         return all(
             self.encode(text, special) == self._encode_slow(text, special)
-            and self.encode_batch([text], special) == [self._encode_slow(text, special)]
+            and self.encode_batch([text], special)[0].tolist() == self._encode_slow(text, special)
             for text in _PROBES
             for special in (True, False)
         )
