@@ -56,6 +56,8 @@ lint: setup
 
 bench: setup
 	$(PY) -m benchmarks.ipc_floor --quick
+	$(PY) -m benchmarks.ops_batching --quick
+	$(PY) -m benchmarks.peers --quick
 
 clean:
 	rm -rf $(VENV) bridge/node_modules bridge/dist
