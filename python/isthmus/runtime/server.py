@@ -136,9 +136,14 @@ class Server:
                 and type(request) is int
                 and 0 <= request < REQUEST_ID_LIMIT
                 and request not in self._calls
-                and len(self._calls) < IN_FLIGHT_LIMIT
             ):
-                self._start(method, request, params, NO_OPTIONS)
+                if method.inline is None:
+                    self._begin(method, request, params)
+                    return
+                try:
+                    self._send([_RESULT, request, method.inline(params)], request)
+                except Exception as error:
+                    self._send(error_message(request, _typed(error)), request)
                 return
         self._on_message(message)
 
@@ -244,17 +249,21 @@ class Server:
         except IsthmusError as error:
             self._refuse(request, error)
             return
-        self._start(method, request, params, options)
-
-    def _start(
-        self, method: Method, request: int, params: dict[str, Any], options: RequestOptions
-    ) -> None:
         if method.inline is not None:
             try:
                 self._send([_RESULT, request, method.inline(params)], request)
             except Exception as error:
                 self._send(error_message(request, _typed(error)), request)
-            return
+        else:
+            self._begin(method, request, params, options)
+
+    def _begin(
+        self,
+        method: Method,
+        request: int,
+        params: dict[str, Any],
+        options: RequestOptions = NO_OPTIONS,
+    ) -> None:
         call = Call(request, method.name, options, time.monotonic(), self._send, self._forget)
         self._calls[request] = call
         if options.deadline_ms is not None:
@@ -262,6 +271,11 @@ class Server:
                 options.deadline_ms / 1_000, self._on_deadline, call, options.deadline_ms
             )
         try:
+            if len(self._calls) > IN_FLIGHT_LIMIT:
+                raise QueueFull(
+                    f"{IN_FLIGHT_LIMIT} requests are unsettled; wait for some of them",
+                    retry_after_ms=100.0,
+                )
             if method.begin is not None:
                 method.begin(call, params)
             elif method.run is not None:
@@ -281,11 +295,6 @@ class Server:
             raise Closing("the runtime is shutting down; send the request to a new one")
         if request in self._calls:
             raise DuplicateId(f"request id {request} is still in use", duplicate=True)
-        if len(self._calls) >= IN_FLIGHT_LIMIT:
-            raise QueueFull(
-                f"{IN_FLIGHT_LIMIT} requests are unsettled; wait for some of them",
-                retry_after_ms=100.0,
-            )
 
     async def _await(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
         try:
