@@ -33,6 +33,8 @@ export class Member<T> extends Call<T> {
   readonly size: number;
   /** What carries it: nothing yet, a request of its own, or one that it shares. */
   carrier: 'none' | 'itself' | Batch = 'none';
+  /** When it began to collect, if it has a deadline. */
+  joinedAt = 0;
   /** Where it collects. */
   lane: { leave(member: Member<unknown>): void } | undefined = undefined;
   /** For a member that is its own request. */

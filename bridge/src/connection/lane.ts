@@ -77,6 +77,7 @@ export class Lane {
     const before = this.#window.before(member.size);
     if (before !== undefined) this.flush(before);
     if (this.#window.calls === 0) this.#carrier.hold(true);
+    if (this.#key.deadlineMs !== undefined) member.joinedAt = this.#clock();
     this.#members.push(member);
     const full = this.#window.join(member.size);
     if (full !== undefined) this.flush(full);
@@ -127,17 +128,22 @@ export class Lane {
   }
 
   #send(members: Member<unknown>[], heldMs: number, settled: OnSettled): void {
-    let { deadlineMs } = this.#key;
-    if (deadlineMs !== undefined && heldMs > 0) {
-      deadlineMs -= heldMs;
-      if (deadlineMs <= 0) {
-        settled(false);
-        return failAll(members, passed);
-      }
-    }
+    const deadlineMs = heldMs > 0 ? this.#inTime(members) : this.#key.deadlineMs;
     const [first] = members;
-    if (members.length > 1) this.#sendTogether(members, deadlineMs, settled);
-    else if (first !== undefined) this.#sendAlone(first, deadlineMs, settled);
+    if (first === undefined) settled(false);
+    else if (members.length > 1) this.#sendTogether(members, deadlineMs, settled);
+    else this.#sendAlone(first, deadlineMs, settled);
+  }
+
+  /** Fail and remove the members whose deadline passed here; return what the youngest has left. */
+  #inTime(members: Member<unknown>[]): number | undefined {
+    const { deadlineMs } = this.#key;
+    if (deadlineMs === undefined || !(deadlineMs > 0)) return deadlineMs;
+    const now = this.#clock();
+    const firstInTime = members.findIndex(({ joinedAt }) => now - joinedAt < deadlineMs);
+    const late = members.splice(0, firstInTime < 0 ? members.length : firstInTime);
+    failAll(late, passed);
+    return deadlineMs - (now - (members.at(-1)?.joinedAt ?? now));
   }
 
   #sendAlone(member: Member<unknown>, deadlineMs: number | undefined, settled: OnSettled): void {

@@ -330,6 +330,25 @@ describe('while a batch is in flight', () => {
     expect(await first).toBe(5);
   });
 
+  test('a deadline that passes while calls collect fails only those that it has passed for', async () => {
+    const { runtime, model, advance } = setUp();
+    const first = model.countTokens('first', { deadlineMs: 3 });
+    const [request] = await runtime.received();
+    const late = failure(model.countTokens('late', { deadlineMs: 3 }));
+    await turn();
+    advance(2);
+    const inTime = model.countTokens('in time', { deadlineMs: 3 });
+    await turn();
+    advance(1.5);
+    runtime.send(answer(request as Message));
+    expect(await late).toMatchObject({ code: 'DEADLINE_EXCEEDED', phase: 'queue' });
+    const requests = await runtime.received();
+    expect(requests.map(shown)).toEqual([['count_tokens', 'in time']]);
+    expect(requests[0]?.[4]).toEqual({ deadline_ms: 1.5 });
+    runtime.send(...requests.map(answer));
+    expect(await Promise.all([first, inTime])).toEqual([5, 7]);
+  });
+
   test('the frame carries what is left of its deadline', async () => {
     const { runtime, model, advance } = setUp();
     const first = model.countTokens('first', { deadlineMs: 50 });
