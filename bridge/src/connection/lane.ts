@@ -35,7 +35,7 @@ export interface LaneKey {
   readonly deadlineMs: number | undefined;
 }
 
-/** Shortest delay that a timer can have. */
+/** Timers count whole milliseconds: one that is set too short wakes for nothing. */
 const TIMER_FLOOR_MS = 1;
 
 export class Lane {
@@ -211,7 +211,7 @@ export class Lane {
 
   #arm(): void {
     if (this.#timer !== undefined) return;
-    const delay = Math.max(this.#window.dueAt - this.#clock(), TIMER_FLOOR_MS);
+    const delay = Math.max(Math.ceil(this.#window.dueAt - this.#clock()), TIMER_FLOOR_MS);
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (!this.#isDue) this.endTurn();
