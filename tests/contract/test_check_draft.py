@@ -196,3 +196,30 @@ async def test_compatibility_says_whether_a_draft_model_fits_and_pays(
     assert misfit["costs"] is None
     with pytest.raises(ModelNotLoaded):
         await runtime.call("check_draft_compatibility", params)
+
+
+async def test_the_python_host_asks_and_reads_as_node_does(
+    runtime: host.Runtime, model: host.Model
+) -> None:
+    wanted = await model.generate("Once upon a time", max_tokens=4, ignore_eos=True)
+    good: host.DraftCheck = {"prompt": "Once upon a time", "draft": wanted.ids[:3], "seed": 1}
+    bad: host.DraftCheck = {"prompt": "Once", "draft": [model.info.vocab_size]}
+    verdict = await model.check_draft(good)
+    assert (verdict.accepted, verdict.token) == (3, wanted.ids[3])
+    shown = await model.check_draft({**good, "logprobs": 1})
+    assert [entry.id for entry in shown.logprobs or []] == wanted.ids
+    calls = await asyncio.gather(*map(model.check_draft, (good, bad, good)), return_exceptions=True)
+    assert calls[0] == calls[2] and isinstance(calls[1], InvalidRequest)
+    assert calls[1].details["field"] == "draft"
+    first, failed = await model.check_draft_batch([good, bad])
+    assert isinstance(first, host.DraftVerdict) and first.token == wanted.ids[3]
+    assert isinstance(failed, InvalidRequest)
+    proposal = [([token], [1.0]) for token in wanted.ids[:3]]
+    sampled = await model.check_draft(
+        {**good, "proposal": proposal, "temperature": 0.5, "top_k": 1}
+    )
+    assert sampled.accepted == 3
+    draft = await runtime.load_model("default-draft")
+    answer = await model.check_draft_compatibility(draft, draft_tokens=2)
+    assert answer.is_compatible and answer.draft_tokens == 2 and answer.costs is not None
+    await draft.unload()

@@ -8,6 +8,7 @@
 Works on asyncio's own loop and on uvloop. Imports neither mlx nor mlx_lm.
 """
 
+from .draft import DraftCheck, DraftCompatibility, DraftCosts, DraftVerdict
 from .generation import (
     Delta,
     GenerateOptions,
@@ -24,6 +25,10 @@ from .text import Encoding
 
 __all__ = [
     "Delta",
+    "DraftCheck",
+    "DraftCompatibility",
+    "DraftCosts",
+    "DraftVerdict",
     "Encoding",
     "ExitReport",
     "GenerateOptions",

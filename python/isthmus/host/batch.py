@@ -27,20 +27,21 @@ class Operation(Generic[Item, T]):
     Attributes:
         method: Its method for one item; `batch_` goes before it for many.
         items: The parameter that holds the items of a batch.
-        item: The parameter that one item is.
+        item: The parameter that one item is; None when its own fields are the parameters.
         size: Returns what an item weighs on the wire, about.
         read: Turns one result into the caller's value.
     """
 
     method: str
     items: str
-    item: str
+    item: str | None
     size: Callable[[Item], int]
     read: Callable[[Any], T]
 
     def params(self, item: Item, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the params of a single call; the item last, where long ones are not copied."""
-        return {"model": model, **options, self.item: item}
+        own: Any = item if self.item is None else {self.item: item}
+        return {"model": model, **options, **own}
 
 
 class Member:
@@ -163,6 +164,8 @@ class Batch:
             return error
         if not field.startswith(place):
             return error
+        if name is None:
+            place, name = f"{place}.", ""
         message = str(error.get("message", "")).replace(place, name, 1)
         own = {**details, "field": field.replace(place, name, 1)}
         return {**error, "message": message, "details": own}

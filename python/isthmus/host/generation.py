@@ -62,10 +62,9 @@ class GenerationResult:
     seed: int
 
 
-class GenerateOptions(TypedDict, total=False):
-    """Options of `Model.generate`; docs/protocol.md, section 4, has defaults and ranges."""
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen; docs/protocol.md, section 4, has defaults and ranges."""
 
-    max_tokens: int
     temperature: float
     top_p: float
     top_k: int
@@ -76,15 +75,26 @@ class GenerateOptions(TypedDict, total=False):
     frequency_penalty: float
     penalty_context_size: int
     logit_bias: Mapping[int, float]
-    stop: Sequence[str]
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
     seed: int
     logprobs: int
-    stream: bool
+
+
+class PromptOptions(TypedDict, total=False):
+    """What goes with the messages of a prompt."""
+
     tools: Sequence[Mapping[str, Any]]
     template_options: Mapping[str, Any]
     add_generation_prompt: bool
+
+
+class GenerateOptions(SamplingOptions, PromptOptions, total=False):
+    """Options of `Model.generate`."""
+
+    max_tokens: int
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    stream: bool
 
 
 class Generation:
@@ -123,7 +133,9 @@ class Generation:
             self._stream.abandon_soon()
 
     def _keep(self, payload: Mapping[str, Any]) -> Delta:
-        delta = Delta(payload["text"], read_ids(payload["ids"]), _logprobs(payload.get("logprobs")))
+        delta = Delta(
+            payload["text"], read_ids(payload["ids"]), read_logprobs(payload.get("logprobs"))
+        )
         self._text.append(delta.text)
         self._ids += delta.ids
         if delta.logprobs is not None:
@@ -153,7 +165,7 @@ def read_ids(wire: bytes) -> list[int]:
     return array("I", wire).tolist()
 
 
-def _logprobs(wire: list[Mapping[str, Any]] | None) -> list[TokenLogprobs] | None:
+def read_logprobs(wire: list[Mapping[str, Any]] | None) -> list[TokenLogprobs] | None:
     if wire is None:
         return None
     return [

@@ -7,12 +7,21 @@ valid, is for the runtime to say. Token ids are lists of integers here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from ..errors import IsthmusError, from_wire
 from ..limits import STREAM_CREDIT
 from .batch import Item, Operation
-from .generation import GenerateOptions, Generation
+from .draft import (
+    CHECK_DRAFT,
+    DraftCheck,
+    DraftCompatibility,
+    DraftVerdict,
+    compatibility_of,
+    draft_params,
+    verdict_of,
+)
+from .generation import GenerateOptions, Generation, PromptOptions
 from .model_info import ModelInfo
 from .streams import Stream
 from .text import (
@@ -33,14 +42,6 @@ T = TypeVar("T")
 
 Message = Mapping[str, Any]
 """One message of a conversation: `role`, `content`, and whatever else the template reads."""
-
-
-class TemplateOptions(TypedDict, total=False):
-    """Options of the chat template methods."""
-
-    add_generation_prompt: bool
-    tools: Sequence[Mapping[str, Any]]
-    template_options: Mapping[str, Any]
 
 
 class Caller(Protocol):
@@ -169,7 +170,7 @@ class Model:
         messages: Sequence[Message],
         *,
         tokenize: Literal[False] = False,
-        **options: Unpack[TemplateOptions],
+        **options: Unpack[PromptOptions],
     ) -> str: ...
 
     @overload
@@ -178,7 +179,7 @@ class Model:
         messages: Sequence[Message],
         *,
         tokenize: Literal[True],
-        **options: Unpack[TemplateOptions],
+        **options: Unpack[PromptOptions],
     ) -> list[int]: ...
 
     async def apply_chat_template(
@@ -186,7 +187,7 @@ class Model:
         messages: Sequence[Message],
         *,
         tokenize: bool = False,
-        **options: Unpack[TemplateOptions],
+        **options: Unpack[PromptOptions],
     ) -> str | list[int]:
         """Render a conversation; with `tokenize`, return token ids."""
         result = await self._call(
@@ -257,13 +258,38 @@ class Model:
         conversations: Sequence[Sequence[Message]],
         *,
         tokenize: bool = False,
-        **options: Unpack[TemplateOptions],
+        **options: Unpack[PromptOptions],
     ) -> list[str | list[int] | IsthmusError]:
         """Render each conversation, or return its error."""
         result = await self._call(
             "batch_apply_chat_template", conversations=conversations, tokenize=tokenize, **options
         )
         return _each(result, rendered_of)
+
+    async def check_draft(
+        self, check: DraftCheck, *, deadline_ms: float | None = None
+    ) -> DraftVerdict:
+        """Have the model judge a draft: how many of its tokens stand, and the token after them."""
+        return await self._one(CHECK_DRAFT, draft_params(check), {}, deadline_ms)
+
+    async def check_draft_batch(
+        self, checks: Sequence[DraftCheck]
+    ) -> list[DraftVerdict | IsthmusError]:
+        """Have the model judge drafts, each on its own."""
+        items = [draft_params(check) for check in checks]
+        return _each(await self._call("batch_check_draft", items=items), verdict_of)
+
+    async def check_draft_compatibility(
+        self, draft: Model, *, draft_tokens: int | None = None, measure: bool = True
+    ) -> DraftCompatibility:
+        """Say whether another model can draft for this one, and whether that can pay here."""
+        result = await self._call(
+            "check_draft_compatibility",
+            draft_model=draft.info.model,
+            draft_tokens=draft_tokens,
+            measure=measure,
+        )
+        return compatibility_of(result)
 
     def generate(
         self,

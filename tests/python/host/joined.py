@@ -36,10 +36,10 @@ from tests.python.host.fakes import VirtualLoop, model_info
 T = TypeVar("T")
 
 PIECE_BYTES = 400
-WATERMARK_BYTES = 1_500
+WATERMARK_BYTES = 600
 DRAIN_GRACE_S = 5.0
 VOCABULARY = 768
-HANDLES = ("m1", "m2")
+HANDLES = ("m1", "m2", "m3", "m4")
 
 
 class Pipe:
