@@ -139,7 +139,8 @@ async def test_offsets_and_tokens_are_the_tokenizer_s(
     places = await model.tokenize(text, offsets=True)
     assert places.tokens is None and places.offsets is not None
     assert "".join(text[start:end] for start, end in dict.fromkeys(places.offsets)) == text
-    listed = await model.tokenize_batch([text, 7], tokens=True)  # type: ignore[list-item]
+    mixed: list[Any] = [text, 7]
+    listed = await model.tokenize_batch(mixed, tokens=True)
     assert isinstance(listed[0], host.Encoding) and listed[0].offsets is None
     assert isinstance(listed[1], InvalidRequest)
 

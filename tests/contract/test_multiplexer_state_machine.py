@@ -71,7 +71,7 @@ TEXTS = (
 )
 BAD_TEXTS: tuple[Any, ...] = (7, None, b"bytes", ["list"], {"a": 1})
 UNSENDABLE: tuple[Any, ...] = ("\ud800", object(), 2**70, "\udfff" * 400)
-LISTS = ([], [5], [1, 2, 3], list(range(40, 140)))
+LISTS: tuple[list[int], ...] = ([], [5], [1, 2, 3], list(range(40, 140)))
 BAD_LISTS = ([VOCABULARY], [1, 2**31], [2**32], [-1], ["1"])
 METHODS = ("tokenize", "count_tokens", "detokenize", "offsets")
 PORTIONS = (1, 3, 40, 700, 10**9)
