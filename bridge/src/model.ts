@@ -182,8 +182,8 @@ export class Model implements AsyncDisposable {
   }
 
   /** Give the model back; the runtime forgets it when nobody else has it loaded. */
-  unload(options?: CallOptions): Promise<{ unloaded: boolean; references: number }> {
-    this.#connection.flushCalls();
+  async unload(options?: CallOptions): Promise<{ unloaded: boolean; references: number }> {
+    await this.#connection.flushCalls();
     return this.#connection.call('unload_model', this.#params({}), unloadOf, options);
   }
 

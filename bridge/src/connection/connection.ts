@@ -144,9 +144,11 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     return this.#multiplexer.stats;
   }
 
-  /** Send the calls that collect: the next request must not overtake them. */
-  flushCalls(): void {
+  /** Send the calls that collect, and wait until all before the next request has left, so that it
+   * overtakes nothing. */
+  async flushCalls(): Promise<void> {
     this.#multiplexer.flush();
+    await this.#outbox.largeLeft();
   }
 
   /** Send a request; throws, and sends nothing, when it cannot be sent at all. */

@@ -29,6 +29,12 @@ export interface OutboxLimits {
   readonly queuedBytes: number;
 }
 
+/** Who waits until some large messages have left, and which of them have not. */
+interface Waiter {
+  readonly messages: Set<LargeMessage>;
+  readonly resolve: () => void;
+}
+
 const NOTHING = Buffer.alloc(0);
 
 export class Outbox {
@@ -36,6 +42,7 @@ export class Outbox {
   limits: OutboxLimits;
   readonly #pipe: Writable;
   #large: LargeMessage[] = [];
+  #waiters: Waiter[] = [];
   #nextChannel = 0;
   /** Bytes of large messages and of requests held outside. */
   #heldBytes = 0;
@@ -141,7 +148,7 @@ export class Outbox {
     const message = this.#large[index];
     if (message === undefined) return false;
     this.#large.splice(index, 1);
-    this.drop(message.payload);
+    this.#left(message);
     if (message.sent > 0) this.#writePiece(message.channel, PieceFlag.ABANDONED, NOTHING);
     return true;
   }
@@ -149,6 +156,13 @@ export class Outbox {
   /** Call `onTurnEnd` when the turn ends, or once the pipe has room again. */
   wake(): void {
     this.#schedule();
+  }
+
+  /** Wait until the messages that travel in pieces now have left, or never will. */
+  async largeLeft(): Promise<void> {
+    if (this.#large.length === 0) return;
+    const messages = new Set(this.#large);
+    await new Promise<void>((resolve) => this.#waiters.push({ messages, resolve }));
   }
 
   /** Close the pipe once everything that waits has been written. */
@@ -160,7 +174,7 @@ export class Outbox {
   /** Write nothing more, and forget what waits. */
   close(): void {
     this.#isClosed = true;
-    this.#large = [];
+    for (const message of this.#large.splice(0)) this.#left(message);
     this.#heldBytes = 0;
     this.encoder.renew();
   }
@@ -230,8 +244,17 @@ export class Outbox {
     const data = payload.subarray(message.sent, end);
     this.#writePiece(channel, isLast ? PieceFlag.LAST : PieceFlag.MORE, data);
     message.sent = end;
-    if (isLast) this.drop(payload);
+    if (isLast) this.#left(message);
     else this.#large.splice(SENDING_PIECES_LIMIT - 1, 0, message);
+  }
+
+  /** A large message is no longer here. */
+  #left(message: LargeMessage): void {
+    this.drop(message.payload);
+    for (const { messages, resolve } of this.#waiters) {
+      if (messages.delete(message) && messages.size === 0) resolve();
+    }
+    this.#waiters = this.#waiters.filter(({ messages }) => messages.size > 0);
   }
 
   #writePiece(channel: number, flag: number, data: Uint8Array): void {

@@ -172,7 +172,7 @@ class Lane:
     def _in_time(
         self, members: list[Member], departure: _Departure
     ) -> tuple[list[Member], _Departure]:
-        """Fail those whose deadline passed here; the frame gets what the oldest other has left."""
+        """Fail those whose deadline passed here; the frame gets what the youngest has left."""
         deadline_ms = departure.deadline_ms
         if departure.held_ms <= 0 or type(deadline_ms) not in (int, float):
             return members, departure
@@ -186,7 +186,7 @@ class Lane:
                 member.fail(DeadlineExceeded(message, phase="queue"))
         if not left:
             return left, departure
-        rest_ms = deadline_ms - (now_ms - left[0].joined_at)
+        rest_ms = deadline_ms - (now_ms - left[-1].joined_at)
         return left, replace(departure, deadline_ms=rest_ms)
 
     def _send_together(

@@ -398,6 +398,33 @@ describe('while a batch is in flight', () => {
     expect(await Promise.all([first, call])).toEqual([5, 1]);
   });
 
+  test('unload does not overtake calls that travel in pieces', async () => {
+    const { runtime, model } = setUp();
+    runtime.pipe.isHolding = true;
+    const calls = Array.from({ length: 5 }, () => model.countTokens('x'.repeat(50_000)));
+    for (const call of [...calls, model.unload()]) call.catch(() => undefined);
+    const kinds: unknown[] = [];
+    for (let round = 0; round < 20; round++) {
+      kinds.push(...(await runtime.received()).map(([kind, , method]) => method ?? kind));
+      runtime.pipe.takeOne();
+      await turn();
+    }
+    expect(kinds.at(-1)).toBe('unload_model');
+    expect(kinds.filter((kind) => kind !== 'unload_model').length).toBeGreaterThan(3);
+  });
+
+  test('unload waits for no message that never leaves', async () => {
+    const { runtime, model } = setUp();
+    runtime.pipe.isHolding = true;
+    const call = failure(model.countTokens('x'.repeat(500_000)));
+    const unload = failure(model.unload());
+    await turn();
+    const report = { exitCode: 1, signal: null, stderrTail: '' };
+    runtime.connection.fail(() => new RuntimeExitedError('gone', report));
+    expect((await call).code).toBe('RUNTIME_EXITED');
+    expect((await unload).code).toBe('RUNTIME_EXITED');
+  });
+
   test('unload does not overtake the calls before it', async () => {
     const { runtime, model } = await busy();
     const calls = [model.countTokens('a'), model.unload()];
