@@ -241,6 +241,10 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     this.#refusal = reason;
   }
 
+  writeNow(): void {
+    this.#outbox.writeNow();
+  }
+
   wakeAtTurnEnd(): void {
     this.#outbox.wake();
   }

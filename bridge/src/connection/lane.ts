@@ -21,6 +21,8 @@ export interface Carrier {
   abandon(request: Request, error: IsthmusError): void;
   /** Throw when no request is taken any more. */
   checkOpen(): void;
+  /** Write what waits, before the turn ends. */
+  writeNow(): void;
   /** Have the multiplexer told when this turn of the event loop ends. */
   wakeAtTurnEnd(): void;
   /** Calls collect, or no longer do: the process stays alive for them. */
@@ -80,8 +82,9 @@ export class Lane {
     if (this.#key.deadlineMs !== undefined) member.joinedAt = this.#clock();
     this.#members.push(member);
     const full = this.#window.join(member.size);
-    if (full !== undefined) this.flush(full);
-    else this.#wakeOnce();
+    if (full === undefined) return this.#wakeOnce();
+    this.flush(full);
+    this.#carrier.writeNow();
   }
 
   /** Send a call that would keep its neighbours waiting alone, past the window. */

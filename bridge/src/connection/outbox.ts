@@ -158,6 +158,11 @@ export class Outbox {
     this.#schedule();
   }
 
+  /** Write what waits now: there is enough of it that the runtime should begin. */
+  writeNow(): void {
+    if (!this.#isClosed && !this.#isFull && this.encoder.position > 0) this.#write();
+  }
+
   /** Wait until the messages that travel in pieces now have left, or never will. */
   async largeLeft(): Promise<void> {
     if (this.#large.length === 0) return;
