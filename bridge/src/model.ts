@@ -63,6 +63,7 @@ export class Model implements AsyncDisposable {
   readonly info: ModelInfo;
   readonly #connection: Connection;
   readonly #credit: number;
+  readonly #plainKeys = new Map<BatchOperation<never, unknown>, LaneKey>();
 
   /** @internal Use `runtime.loadModel`. */
   constructor(connection: Connection, info: ModelInfo, credit: number) {
@@ -202,13 +203,26 @@ export class Model implements AsyncDisposable {
     item: Item,
     options: CallOptions | undefined,
   ): Promise<T> {
-    const model = this.info.model;
-    const { deadlineMs } = options ?? NO_OPTIONS;
-    const shared = options === undefined ? NO_PARAMS : snakeKeys(options);
-    const shown = shared === NO_PARAMS ? '{}' : JSON.stringify(shared);
-    const id = `${operation.method} ${model} ${deadlineMs} ${shown}`;
-    const key = (): LaneKey => ({ model, options: shared, deadlineMs });
-    return this.#connection.callOne(id, operation, item, key, options);
+    const key = options === undefined ? this.#plainKey(operation) : this.#key(operation, options);
+    return this.#connection.callOne(operation, item, key, options);
+  }
+
+  #key(operation: BatchOperation<never, unknown>, options: CallOptions): LaneKey {
+    const { model } = this.info;
+    const { deadlineMs } = options;
+    const shared = snakeKeys(options);
+    const id = `${operation.method} ${model} ${deadlineMs} ${JSON.stringify(shared)}`;
+    return { id, model, options: shared, deadlineMs };
+  }
+
+  /** The key of calls without options, which are the most, is made once. */
+  #plainKey(operation: BatchOperation<never, unknown>): LaneKey {
+    let key = this.#plainKeys.get(operation);
+    if (key === undefined) {
+      key = this.#key(operation, {});
+      this.#plainKeys.set(operation, key);
+    }
+    return key;
   }
 
   /** Add the model and the named options, if any, to params. */
@@ -248,6 +262,3 @@ function batchOf<T>(value: Value, convert: (value: Value) => T): BatchItem<T>[] 
     return isMap(error) ? errorFromWire(error as WireMap) : convert(item);
   });
 }
-
-const NO_OPTIONS: CallOptions = {};
-const NO_PARAMS = {};

@@ -125,16 +125,15 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     });
   }
 
-  /** Make a call of an operation that may share its frame with others of the same `id`. */
+  /** Make a call of an operation that may share its frame with others of the same key. */
   callOne<Item, T>(
-    id: string,
     operation: BatchOperation<Item, T>,
     item: Item,
-    key: () => LaneKey,
+    key: LaneKey,
     options: CallOptions = NO_OPTIONS,
   ): Promise<T> {
-    if (this.#isMultiplexed) return this.#multiplexer.call(id, operation, item, key, options);
-    const { model, options: shared } = key();
+    if (this.#isMultiplexed) return this.#multiplexer.call(operation, item, key, options);
+    const { model, options: shared } = key;
     const own = operation.item === undefined ? item : { [operation.item]: item };
     return this.call(operation.method, { ...own, model, ...shared }, operation.convert, options);
   }

@@ -31,6 +31,8 @@ export interface Carrier {
 
 /** What the calls of a lane have in common. */
 export interface LaneKey {
+  /** The same for the same lane, and for no other. */
+  readonly id: string;
   readonly model: string;
   /** Options as they travel. */
   readonly options: Params;

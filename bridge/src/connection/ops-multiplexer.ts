@@ -36,12 +36,11 @@ export class OpsMultiplexer implements AbortHandler {
     return this.#book.toObject();
   }
 
-  /** Make a call that may share its frame with others of the same `id`; `key` is what they share. */
+  /** Make a call that may share its frame with others of the same key. */
   call<Item, T>(
-    id: string,
     operation: BatchOperation<Item, T>,
     item: Item,
-    key: () => LaneKey,
+    key: LaneKey,
     options: CallOptions,
   ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
@@ -50,7 +49,7 @@ export class OpsMultiplexer implements AbortHandler {
       if (signal?.aborted) throw aborted(signal);
       const size = operation.size(item);
       const member = new Member(item, size, operation.convert, resolve, reject) as Member<unknown>;
-      const lane = this.#lanes.get(id) ?? this.#open(id, operation as never, key());
+      const lane = this.#lanes.get(key.id) ?? this.#open(operation as never, key);
       if (size > ALONE_BYTES) return lane.sendLarge(member, options);
       member.lane = lane;
       if (signal !== undefined) member.watch(signal, this);
@@ -90,11 +89,11 @@ export class OpsMultiplexer implements AbortHandler {
     member.fail(error);
   }
 
-  #open(id: string, operation: BatchOperation<unknown, unknown>, key: LaneKey): Lane {
+  #open(operation: BatchOperation<unknown, unknown>, key: LaneKey): Lane {
     if (this.#lanes.size >= LANES_KEPT) this.#forgetIdle();
     const stats = this.#book.of(operation.method, key.model, key.options);
     const lane = new Lane(operation, key, this.#carrier, this.#clock, stats, this.#wake);
-    this.#lanes.set(id, lane);
+    this.#lanes.set(key.id, lane);
     return lane;
   }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -41,8 +41,8 @@ class Operation(Hashable, Protocol):
         """Return the outcomes, computed on the event loop, or None when that would stall it."""
         ...
 
-    async def compute(self, items: Sequence[Any]) -> list[Outcome]:
-        """Return the outcome of each item, in order."""
+    def begin(self, items: Sequence[Any]) -> Awaitable[list[Outcome]]:
+        """Begin to compute, before this returns; what it returns gives each item's outcome."""
         ...
 
 
@@ -51,6 +51,10 @@ class Owner(Protocol):
 
     is_settled: bool
     phase: str
+
+    def error(self, error: IsthmusError) -> None:
+        """Settle with an error."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -229,14 +233,19 @@ class Multiplexer:
 
     async def _run(self, lane: _Lane, batch: list[Entry]) -> None:
         try:
+            work = _begin(lane.operation, batch)
             while batch:
-                items = _items(batch)
                 try:
-                    outcomes = await lane.operation.compute(items)
+                    outcomes = await work
                 except Exception as error:  # the batch's failure is each item's
-                    outcomes = [error] * len(items)
-                self._settle(lane, batch, outcomes, False)
-                batch = self._take(lane)
+                    outcomes = [error] * sum(len(entry.items) for entry in batch)
+                done, batch = batch, self._take(lane)
+                if batch:
+                    # The next one is computed while the replies of this one are made.
+                    work = _begin(lane.operation, batch)
+                self._settle(lane, done, outcomes, False)
+                if not batch and (batch := self._take(lane)):
+                    work = _begin(lane.operation, batch)
         finally:
             del self._lanes[lane.operation]
 
@@ -249,7 +258,12 @@ class Multiplexer:
             stop = start + len(entry.items)
             self.pending_cost -= entry.cost
             if not entry.owner.is_settled:
-                entry.done([_own(outcome) for outcome in outcomes[start:stop]])
+                try:
+                    entry.done([_own(outcome) for outcome in outcomes[start:stop]])
+                except (
+                    Exception
+                ) as error:  # a defect in one answer must not keep the others waiting
+                    entry.owner.error(InternalError(f"{type(error).__name__}: {error}"))
             start = stop
         if self.on_drained is not None:
             self.on_drained()
@@ -272,12 +286,24 @@ class _Waiter:
         self.phase = "queue"
 
     def settle(self, outcome: Outcome) -> None:
-        if self.future.done():
-            return
         if isinstance(outcome, IsthmusError):
-            self.future.set_exception(outcome)
-        else:
+            self.error(outcome)
+        elif not self.future.done():
             self.future.set_result(outcome)
+
+    def error(self, error: IsthmusError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def _begin(operation: Operation, batch: list[Entry]) -> Awaitable[list[Outcome]]:
+    """Begin a batch; what fails at once fails like what fails later."""
+    try:
+        return operation.begin(_items(batch))
+    except Exception as error:
+        failed: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
 
 
 def _items(batch: list[Entry]) -> Sequence[Any]:

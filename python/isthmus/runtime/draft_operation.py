@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,11 @@ class CheckDraft:
         """Leave it to the engine."""
         return None
 
-    async def compute(self, items: Sequence[DraftRequest]) -> list[Outcome]:
+    def begin(self, items: Sequence[DraftRequest]) -> asyncio.Future[list[Outcome]]:
         """Verify on the engine thread."""
+        return asyncio.ensure_future(self._verify(items))
+
+    async def _verify(self, items: Sequence[DraftRequest]) -> list[Outcome]:
         network = self._model.network
         if network is None:
             raise ModelNotLoaded(

@@ -38,8 +38,8 @@ class Result(Enum):
 class Pool(Protocol):
     """Threads for text work."""
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in one of them and return its result."""
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `work` in one of them; its result is the future's."""
         ...
 
 
@@ -54,13 +54,13 @@ class TextPool:
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="isthmus-text")
         self._templates = ThreadPoolExecutor(1, thread_name_prefix="isthmus-template")
 
-    async def run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run tokenizer work."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def run_template(self, work: Callable[[], T]) -> T:
+    def run_template(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Render a chat template."""
-        return await asyncio.get_running_loop().run_in_executor(self._templates, work)
+        return asyncio.get_running_loop().run_in_executor(self._templates, work)
 
     def close(self) -> None:
         """Let the threads end after what they are doing."""
@@ -100,9 +100,9 @@ class Encode:
             return None
         return self._encode(items)
 
-    async def compute(self, items: Sequence[str]) -> list[Any]:
+    def begin(self, items: Sequence[str]) -> asyncio.Future[list[Any]]:
         """Encode in a thread."""
-        return await self._pool.run(lambda: self._encode(items))
+        return self._pool.run(lambda: self._encode(items))
 
     def _encode(self, items: Sequence[str]) -> list[Any]:
         texts = list(items)
@@ -134,9 +134,9 @@ class Decode:
         """Decode few ids."""
         return None if cost > INLINE_TEXT_CHARS else self._decode(items)
 
-    async def compute(self, items: Sequence[tuple[str, object]]) -> list[Any]:
+    def begin(self, items: Sequence[tuple[str, object]]) -> asyncio.Future[list[Any]]:
         """Decode in a thread."""
-        return await self._pool.run(lambda: self._decode(items))
+        return self._pool.run(lambda: self._decode(items))
 
     def _decode(self, items: Sequence[tuple[str, object]]) -> list[Any]:
         outcomes: list[Any] = []

@@ -24,6 +24,7 @@ class Doubles:
         self.label = label
         self.batch_cost = limit
         self.now_limit = now_limit
+        self.begun: list[list[int]] = []
         self.batches: list[list[int]] = []
         self.gate = asyncio.Event()
 
@@ -35,8 +36,12 @@ class Doubles:
         """Compute cheap batches."""
         return self._doubled(items) if cost <= self.now_limit else None
 
-    async def compute(self, items: Sequence[int]) -> list[Any]:
+    def begin(self, items: Sequence[int]) -> asyncio.Future[list[Any]]:
         """Compute when the test lets it."""
+        self.begun.append(list(items))
+        return asyncio.ensure_future(self._compute(items))
+
+    async def _compute(self, items: Sequence[int]) -> list[Any]:
         await self.gate.wait()
         return self._doubled(items)
 
@@ -54,6 +59,11 @@ class Caller:
         self.is_settled = False
         self.phase = ""
         self.told: list[list[Any]] = []
+
+    def error(self, error: IsthmusError) -> None:
+        """Take an error of the whole call."""
+        self.is_settled = True
+        self.told.append([error])
 
     def done(self, outcomes: list[Any]) -> None:
         """Take the outcomes."""
@@ -160,6 +170,31 @@ async def test_a_defect_on_the_loop_is_an_error_too() -> None:
         caller = add(multiplexer, Doubles(now_limit=100), 13)
         multiplexer.flush()
         assert isinstance(caller.told[0][0], IsthmusError)
+
+
+async def test_an_answer_that_cannot_be_made_is_an_error_of_its_call_alone() -> None:
+    async with a_multiplexer() as multiplexer:
+        operation, broken = Doubles(), Caller()
+        operation.gate.set()
+        multiplexer.add(operation, (1,), broken, lambda outcomes: outcomes[5])
+        other = add(multiplexer, operation, 2)
+        await turns(10)
+        assert [error.code for error in broken.told[0]] == ["INTERNAL"]
+        assert other.told == [[4]] and add(multiplexer, operation, 3).told == []
+        await turns(10)
+
+
+async def test_the_next_batch_is_begun_before_the_replies_of_the_last_are_made() -> None:
+    async with a_multiplexer() as multiplexer:
+        operation, seen = Doubles(), []
+        first = Caller()
+        multiplexer.add(operation, (1,), first, lambda _: seen.append(list(operation.begun)))
+        multiplexer.flush()
+        await turns()
+        add(multiplexer, operation, 2)
+        operation.gate.set()
+        await turns(10)
+        assert seen == [[[1], [2]]]
 
 
 async def test_who_has_settled_meanwhile_is_left_out() -> None:

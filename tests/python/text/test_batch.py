@@ -40,11 +40,11 @@ async def test_a_batch_gives_what_single_texts_give(
 ) -> None:
     operation = encode(pool, tokenizer, Result.IDS, special)
     wanted = [array("I", tokenizer.encode(text, special)) for text in TEXTS]
-    assert await operation.compute(TEXTS) == wanted
+    assert await operation.begin(TEXTS) == wanted
     assert operation.now(TEXTS, 10) == wanted
     assert operation.now(TEXTS[1:2], 10) == wanted[1:2]
     counts = encode(pool, tokenizer, Result.COUNT, special)
-    assert await counts.compute(TEXTS) == [len(ids) for ids in wanted]
+    assert await counts.begin(TEXTS) == [len(ids) for ids in wanted]
 
 
 async def test_long_work_is_left_to_a_thread(pool: TextPool, tokenizer: TextTokenizer) -> None:
@@ -57,7 +57,7 @@ async def test_long_work_is_left_to_a_thread(pool: TextPool, tokenizer: TextToke
 
 
 async def test_pieces_say_where_each_token_lies(pool: TextPool, tokenizer: TextTokenizer) -> None:
-    outcomes = await encode(pool, tokenizer, Result.PIECES, False).compute(TEXTS)
+    outcomes = await encode(pool, tokenizer, Result.PIECES, False).begin(TEXTS)
     for text, pieces in zip(TEXTS, outcomes, strict=True):
         assert pieces.ids == tokenizer.encode(text, False)
         assert len(pieces.tokens) == len(pieces.offsets) == len(pieces.ids)
@@ -77,7 +77,7 @@ async def test_one_bad_list_of_ids_fails_alone(pool: TextPool, tokenizer: TextTo
         ("ids[4]", b"123"),
     ]
     operation = Decode(pool, tokenizer, False, "test")
-    for outcomes in (await operation.compute(items), operation.now(items, 0)):
+    for outcomes in (await operation.begin(items), operation.now(items, 0)):
         assert outcomes is not None
         assert [outcomes[index] for index in (0, 2)] == ["Hello", "Hello"]
         for index in (1, 3, 4):
@@ -93,7 +93,7 @@ async def test_a_template_that_does_not_end_keeps_no_tokenizer_waiting(
     operation = encode(pool, tokenizer, Result.IDS)
     try:
         async with asyncio.timeout(WAIT_S):
-            (ids,) = await operation.compute(["Hello"])
+            (ids,) = await operation.begin(["Hello"])
         assert ids.tolist() == tokenizer.encode("Hello") and not template.done()
     finally:
         gate.set()
