@@ -25,6 +25,10 @@ class Batch:
     texts: list[str]
     ids: list[list[int]]
 
+    def both(self) -> dict[str, Any]:
+        """Return what a subject is asked with."""
+        return {"texts": self.texts, "ids": self.ids}
+
     def first(self, number: int) -> dict[str, Any]:
         """Return as many as a subject is asked for."""
         return {"texts": self.texts[:number], "ids": self.ids[:number]}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from statistics import median
 from typing import Any, Final
 
 from ..harness import Figure, percentile
 from ..ipc import subjects
 from ..ipc.calls import Record
 from ..processes import CAN_PIN, Subject, on_one_cpu
-from ..texts import TOKENIZER, Texts
+from ..texts import TOKENIZER, Batch, Texts
 
 TEXTS: Final = 1_000
 RATES: Final = (200, 2_000, 20_000)
@@ -77,35 +79,29 @@ def measure(plan: Plan) -> tuple[list[Figure], dict[str, Any]]:
 
 
 def _tokenize(record: Record, everyone: Everyone, texts: Texts, index: int) -> None:
-    batch = texts.batch(TEXTS)
-    both = {"texts": batch.texts, "ids": batch.ids}
+    """Measure each way some times in a row: the first time its processes wake and fill caches."""
+    names = list(_WAYS)
+    shift = index % len(names)
+    for name in names[shift:] + names[:shift]:
+        answers = [_WAYS[name](everyone, texts.batch(TEXTS)) for _ in range(_REPEATS)]
+        record.add(f"tokenize1000_ms/{name}", median(answer["ms"] for answer in answers))
+        if name == "on":
+            record.add("frames_per_call", median(answer["framesPerCall"] for answer in answers))
 
-    def ours(which: str) -> None:
-        answer = everyone.ours.ask("all", which=which, **both)
-        record.add(f"tokenize1000_ms/{which}", answer["ms"])
-        if which == "on":
-            record.add("frames_per_call", answer["framesPerCall"])
 
-    steps = [
-        lambda: ours("on"),
-        lambda: record.add(
-            "tokenize1000_ms/in_process", everyone.floor.ask("encode", texts=batch.texts)["ms"]
-        ),
-        lambda: ours("off"),
-        lambda: record.add("tokenize1000_ms/batch_api", everyone.ours.ask("batch", **both)["ms"]),
-        lambda: record.add(
-            "tokenize1000_ms/serial_json", everyone.serial.ask("all", texts=batch.texts)["ms"]
-        ),
-    ]
-    shift = index % len(steps)
-    for step in steps[shift:] + steps[:shift]:
-        step()
+_REPEATS: Final = 3
+_WAYS: Final[dict[str, Callable[[Everyone, Batch], dict[str, Any]]]] = {
+    "on": lambda everyone, batch: everyone.ours.ask("all", which="on", **batch.both()),
+    "in_process": lambda everyone, batch: everyone.floor.ask("encode", texts=batch.texts),
+    "off": lambda everyone, batch: everyone.ours.ask("all", which="off", **batch.both()),
+    "batch_api": lambda everyone, batch: everyone.ours.ask("batch", **batch.both()),
+    "serial_json": lambda everyone, batch: everyone.serial.ask("all", texts=batch.texts),
+}
 
 
 def _lone(record: Record, ours: Subject, texts: Texts, plan: Plan) -> None:
     for place in ("pinned", "free") if CAN_PIN else ("free",):
-        batch = texts.batch(plan.lone_calls)
-        both = {"texts": batch.texts, "ids": batch.ids}
+        both = texts.batch(plan.lone_calls).both()
         if place == "pinned":
             with on_one_cpu([ours]):
                 answer = ours.ask("lone", **both)
@@ -120,8 +116,7 @@ def _long(record: Record, ours: Subject, texts: Texts) -> None:
     answer = ours.ask("beside", text=text, count=count)
     for key in ("p50", "p99", "max", "n"):
         record.add(f"echo_ms_beside_1mb/{key}", answer[key])
-    batch = texts.batch(TEXTS - 1)
-    short = {"texts": batch.texts, "ids": batch.ids}
+    short = texts.batch(TEXTS - 1).both()
     record.add("mixed_ms/with_1mb", ours.ask("mixed", text=text, **short)["ms"])
 
 
@@ -131,8 +126,7 @@ def _poisson(
     for rate in RATES:
         # A rate that is not slow needs no more calls than that for its percentiles.
         calls = min(int(rate * plan.poisson_seconds / plan.rounds), 4_000)
-        batch = texts.batch(calls)
-        both = {"texts": batch.texts, "ids": batch.ids}
+        both = texts.batch(calls).both()
         times[rate] += ours.ask("poisson", rate=rate, seed=index, **both)["times"]
 
 

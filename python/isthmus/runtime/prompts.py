@@ -45,9 +45,7 @@ async def render(
     checked = _check_messages(messages)
     try:
         async with asyncio.timeout(TEMPLATE_DEADLINE_S):
-            return await text.pool.run_template(
-                lambda: model.tokenizer.render(checked, request.variables)
-            )
+            return await text.render(model, checked, request.variables)
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the model's chat template did not end within {TEMPLATE_DEADLINE_S:g} s; send `ids` "

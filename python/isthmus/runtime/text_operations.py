@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..limits import ALONE_BYTES, INLINE_TEXT_CHARS
 from ..models.load import LoadedModel
 from ..multiplex.multiplexer import Multiplexer
-from ..text.batch import Decode, Encode, Result, TextPool
+from ..text.batch import Decode, Encode, Render, Result, TextPool
 
 
 class TextOperations:
@@ -39,6 +41,16 @@ class TextOperations:
             operation = Decode(self.pool, model.tokenizer, skip_special_tokens, label)
             model.operations[key] = operation
         return operation
+
+    async def render(
+        self, model: LoadedModel, messages: list[dict[str, Any]], variables: dict[str, Any]
+    ) -> str:
+        """Return a conversation as text, rendered with whatever else has arrived."""
+        operation: Render | None = model.operations.get("render")
+        if operation is None:
+            label = f"apply_chat_template {model.handle}"
+            operation = model.operations["render"] = Render(self.pool, model.tokenizer, label)
+        return str(await self._multiplexer.call(operation, (messages, variables)))
 
     async def ids(self, model: LoadedModel, text: str, special: bool) -> list[int]:
         """Return the ids of one text: a short one at once, a long one off the event loop."""

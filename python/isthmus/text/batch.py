@@ -23,6 +23,9 @@ T = TypeVar("T")
 BATCH_COST: Final = 1_000_000
 """Characters or ids of one batch: bounds how long those that come next wait."""
 
+RENDER_BATCH: Final = 256
+"""Conversations rendered in one go."""
+
 _TEXT_THREADS: Final = 4
 """Batches of different operations that run at once; the tokenizers' own threads do the work."""
 
@@ -152,3 +155,37 @@ class Decode:
                 good.append(ids)
         texts = iter(self._tokenizer.decode_batch(good, self._skip))
         return [next(texts) if outcome is None else outcome for outcome in outcomes]
+
+
+class Render:
+    """Conversations to texts, with the model's chat template.
+
+    An item is the messages and the template's variables.
+    """
+
+    batch_cost = RENDER_BATCH
+
+    def __init__(self, pool: TextPool, tokenizer: TextTokenizer, label: str) -> None:
+        self._pool = pool
+        self._tokenizer = tokenizer
+        self.label = label
+
+    def cost(self, item: tuple[list[dict[str, Any]], dict[str, Any]]) -> int:
+        """Count conversations."""
+        return 1
+
+    def now(self, items: Sequence[Any], cost: int) -> None:
+        """Never on the event loop: a template is a program."""
+        return None
+
+    def begin(
+        self, items: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]]
+    ) -> asyncio.Future[list[Any]]:
+        """Render in the templates' thread."""
+        return self._pool.run_template(lambda: [self._render(*item) for item in items])
+
+    def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> Any:
+        try:
+            return self._tokenizer.render(messages, variables)
+        except InvalidRequest as error:
+            return error

@@ -6,6 +6,7 @@ came in. In a batch every item has its own result or error.
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Callable
 from functools import partial
@@ -132,10 +133,12 @@ class TextMethods:
         conversations = _list(fields, "conversations")
         is_tokenized = fields.typed("tokenize", bool, False)
         fields.done()
-        results = [
-            await self._render_one(model, messages, request, is_tokenized)
-            for messages in conversations
-        ]
+        results = await asyncio.gather(
+            *(
+                self._render_one(model, messages, request, is_tokenized)
+                for messages in conversations
+            )
+        )
         call.result({"results": results})
 
     async def _render_one(
