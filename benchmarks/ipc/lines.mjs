@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { callOperations, serve } from './driver.mjs';
+import { callOperations, serve, tidy } from './driver.mjs';
 
 // It would make Python write each line in two pieces.
 delete process.env.PYTHONUNBUFFERED;
@@ -37,11 +37,16 @@ await serve(
   {
     ...callOperations(kinds),
     ready: () => ({ child: child.pid }),
-    all: async ({ texts }) => {
-      const start = performance.now();
-      const answers = await Promise.all(texts.map((text) => request('tokenize', { text })));
-      if (answers.some((ids) => !(ids.length > 0))) throw new Error('a text has no ids');
-      return { ms: performance.now() - start };
+    all: async ({ batches }) => {
+      tidy();
+      const ms = [];
+      for (const { texts } of batches) {
+        const start = performance.now();
+        const answers = await Promise.all(texts.map((text) => request('tokenize', { text })));
+        ms.push(performance.now() - start);
+        if (answers.some((ids) => !(ids.length > 0))) throw new Error('a text has no ids');
+      }
+      return { ms };
     },
     ids: async ({ text }) => ({ ids: await request('tokenize', { text }) }),
   },

@@ -52,5 +52,12 @@ def in_process() -> Subject:
 
 
 def _node(name: str, client: str, peer: str, *arguments: str) -> Subject:
-    command = [node_path(), str(HERE / client), sys.executable, str(HERE / peer), *arguments]
+    command = [
+        node_path(),
+        "--expose-gc",
+        str(HERE / client),
+        sys.executable,
+        str(HERE / peer),
+        *arguments,
+    ]
     return Subject(name, command)

@@ -15,10 +15,15 @@ def main(path: str) -> None:
     """Answer requests on standard input."""
     tokenizer = Tokenizer.from_file(path)
 
-    def encode(texts: list[str]) -> dict[str, Any]:
-        start = time.perf_counter()
-        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
-        return {"ms": (time.perf_counter() - start) * 1_000, "tokens": sum(map(len, ids))}
+    def encode(batches: list[dict[str, Any]]) -> dict[str, Any]:
+        times = []
+        for batch in batches:
+            start = time.perf_counter()
+            ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(batch["texts"])]
+            times.append((time.perf_counter() - start) * 1_000)
+            if ids != batch["ids"]:
+                raise ValueError("the ids differ from those of single texts")
+        return {"ms": times}
 
     serve({"encode": encode}, sys.stdin)
 

@@ -5,7 +5,7 @@
  */
 
 import { createRuntime } from '../../bridge/dist/index.js';
-import { percentiles, serve } from '../ipc/driver.mjs';
+import { percentiles, serve, tidy } from '../ipc/driver.mjs';
 
 const [, , python] = process.argv;
 const make = async (multiplex) => {
@@ -25,30 +25,36 @@ function sent(stats) {
   return { frames: sum('frames'), calls: sum('calls') };
 }
 
-/** All at once, each with a call of its own; milliseconds, and the frames that left. */
-async function all({ which, texts, ids }) {
+/** Each batch at once, every text with a call of its own; milliseconds, and the frames that left. */
+async function all({ which, batches }) {
   const { runtime, model } = subjects[which];
   const before = sent(await runtime.stats());
-  const start = performance.now();
-  const answers = await Promise.all(texts.map((text) => model.tokenize(text)));
-  const ms = performance.now() - start;
+  const ms = await each(batches, (texts) => Promise.all(texts.map((text) => model.tokenize(text))));
   const after = sent(await runtime.stats());
-  for (const [index, answer] of answers.entries()) compare(answer, ids[index]);
   const framesPerCall = (after.frames - before.frames) / (after.calls - before.calls || 1);
   return { ms, framesPerCall };
 }
 
-/** All in one explicit batch; milliseconds. */
-async function batch({ texts, ids }) {
-  const start = performance.now();
-  const answers = await subjects.on.model.tokenizeBatch(texts);
-  const ms = performance.now() - start;
-  for (const [index, answer] of answers.entries()) compare(answer, ids[index]);
-  return { ms };
+/** Each batch with one call of the batch API; milliseconds. */
+async function batch({ batches }) {
+  return { ms: await each(batches, (texts) => subjects.on.model.tokenizeBatch(texts)) };
+}
+
+async function each(batches, tokenize) {
+  tidy();
+  const ms = [];
+  for (const { texts, ids } of batches) {
+    const start = performance.now();
+    const answers = await tokenize(texts);
+    ms.push(performance.now() - start);
+    for (const [index, answer] of answers.entries()) compare(answer, ids[index]);
+  }
+  return ms;
 }
 
 /** One after the other, the two runtimes in turns; microseconds, and what was held. */
 async function lone({ texts, ids }) {
+  tidy();
   const times = { on: new Float64Array(texts.length), off: new Float64Array(texts.length) };
   for (const [index, text] of texts.entries()) {
     for (const which of index % 2 === 0 ? ['on', 'off'] : ['off', 'on']) {
@@ -69,6 +75,7 @@ const pause = () => new Promise((resolve) => setTimeout(resolve, 1));
  * in between, as an app does: what becomes due within a millisecond is called in one turn. */
 async function poisson({ texts, ids, rate, seed }) {
   const { model } = subjects.on;
+  tidy();
   const random = uniform(seed);
   const times = new Float64Array(texts.length);
   const pending = [];
@@ -102,6 +109,7 @@ function uniform(seed) {
 /** Echoes, one at a time, while a long text is tokenized; milliseconds. */
 async function beside({ text, count }) {
   const { runtime, model } = subjects.on;
+  tidy();
   let isWorking = true;
   const work = model.tokenize(text).then((answer) => {
     isWorking = false;
@@ -120,6 +128,7 @@ async function beside({ text, count }) {
 /** Short texts together with a long one; milliseconds until the short ones had their answers. */
 async function mixed({ texts, ids, text }) {
   const { model } = subjects.on;
+  tidy();
   const start = performance.now();
   const calls = texts.map((each) => model.tokenize(each));
   const long = model.tokenize(text);
@@ -133,6 +142,7 @@ async function mixed({ texts, ids, text }) {
 /** The same drafts one at a time and all at once; milliseconds. */
 async function drafts({ checks }) {
   const { model } = subjects.on;
+  tidy();
   const start = performance.now();
   const alone = [];
   for (const check of checks) alone.push(await model.checkDraft(check));

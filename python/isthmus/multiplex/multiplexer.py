@@ -259,7 +259,12 @@ class Multiplexer:
             self.pending_cost -= entry.cost
             if not entry.owner.is_settled:
                 try:
-                    entry.done([_own(outcome) for outcome in outcomes[start:stop]])
+                    entry.done(
+                        [
+                            _own(outcome) if isinstance(outcome, Exception) else outcome
+                            for outcome in outcomes[start:stop]
+                        ]
+                    )
                 except (
                     Exception
                 ) as error:  # a defect in one answer must not keep the others waiting
@@ -310,12 +315,10 @@ def _items(batch: list[Entry]) -> Sequence[Any]:
     return batch[0].items if len(batch) == 1 else [item for entry in batch for item in entry.items]
 
 
-def _own(outcome: Outcome) -> Outcome:
+def _own(error: Exception) -> IsthmusError:
     """Return a caller's own error, so that no two add details to the same one."""
-    if isinstance(outcome, IsthmusError):
-        own = copy.copy(outcome)
-        own.details = dict(outcome.details)
+    if isinstance(error, IsthmusError):
+        own = copy.copy(error)
+        own.details = dict(error.details)
         return own
-    if isinstance(outcome, Exception):
-        return InternalError(f"{type(outcome).__name__}: {outcome}")
-    return outcome
+    return InternalError(f"{type(error).__name__}: {error}")
