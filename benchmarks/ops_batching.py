@@ -19,8 +19,10 @@ def main() -> None:
     begun = time.monotonic()
     figures, detail = measures.measure(measures.QUICK if options.is_quick else measures.FULL)
     show("ops", detail["ops"])
-    for rate, summary in detail["poisson"].items():
-        print(f"  poisson {rate:<10} p50 {summary['p50_us']:>8} us   p99 {summary['p99_us']:>8} us")
+    for name, summary in detail["poisson"].items():
+        print(
+            f"  random arrivals: {name:<18} p50 {summary['p50_us']:>8} us   p99 {summary['p99_us']:>8} us"
+        )
     detail["seconds"] = round(time.monotonic() - begun, 1)
     report(options, "ops_batching", figures, detail)
 

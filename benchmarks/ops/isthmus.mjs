@@ -73,8 +73,9 @@ const pause = () => new Promise((resolve) => setTimeout(resolve, 1));
 
 /** Calls that arrive at random, `rate` a second on average; microseconds from each call. Node sleeps
  * in between, as an app does: what becomes due within a millisecond is called in one turn. */
-async function poisson({ texts, ids, rate, seed }) {
-  const { model } = subjects.on;
+async function poisson({ texts, ids, rate, seed, isEcho }) {
+  const { model, runtime } = subjects.on;
+  const call = isEcho ? (text) => runtime.echo(text) : (text) => model.tokenize(text);
   tidy();
   const random = uniform(seed);
   const times = new Float64Array(texts.length);
@@ -85,9 +86,9 @@ async function poisson({ texts, ids, rate, seed }) {
     while (performance.now() < at) await pause();
     const start = performance.now();
     pending.push(
-      model.tokenize(text).then((answer) => {
+      call(text).then((answer) => {
         times[index] = (performance.now() - start) * 1_000;
-        compare(answer, ids[index]);
+        if (!isEcho) compare(answer, ids[index]);
       }),
     );
   }

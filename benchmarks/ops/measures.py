@@ -17,7 +17,6 @@ from ..processes import CAN_PIN, Subject, on_one_cpu
 from ..texts import TOKENIZER, Texts
 
 TEXTS: Final = 1_000
-RATES: Final = (200, 2_000, 20_000)
 DRAFTS: Final = 64
 DRAFT_TOKENS: Final = 4
 SCENES: Final = ("sea", "city", "winter forest", "old house", "sky", "road", "river", "quiet room")
@@ -60,7 +59,7 @@ class Everyone:
 def measure(plan: Plan) -> tuple[list[Figure], dict[str, Any]]:
     """Measure everything; return figures and detail."""
     everyone, texts, record = Everyone(), Texts(), Record()
-    times: dict[int, list[float]] = {rate: [] for rate in RATES}
+    times: dict[str, list[float]] = {name: [] for name in _ARRIVALS}
     try:
         checks = _drafts(everyone.ours)
         for index in range(plan.rounds + 1):
@@ -124,13 +123,23 @@ def _long(record: Record, ours: Subject, texts: Texts) -> None:
 
 
 def _poisson(
-    times: dict[int, list[float]], ours: Subject, texts: Texts, plan: Plan, index: int
+    times: dict[str, list[float]], ours: Subject, texts: Texts, plan: Plan, index: int
 ) -> None:
-    for rate in RATES:
+    for name, (rate, is_echo) in _ARRIVALS.items():
         # A rate that is not slow needs no more calls than that for its percentiles.
         calls = min(int(rate * plan.poisson_seconds / plan.rounds), 4_000)
         both = texts.batch(calls).both()
-        times[rate] += ours.ask("poisson", rate=rate, seed=index, **both)["times"]
+        answer = ours.ask("poisson", rate=rate, seed=index, isEcho=is_echo, **both)
+        times[name] += answer["times"]
+
+
+_ARRIVALS: Final = {
+    "tokenize 200/s": (200, False),
+    "tokenize 2000/s": (2_000, False),
+    "tokenize 20000/s": (20_000, False),
+    "echo 200/s": (200, True),
+}
+"""What arrives at random; the echo shows what the machine itself adds after a rest."""
 
 
 def _drafts(ours: Subject) -> dict[str, list[dict[str, Any]]]:
@@ -155,21 +164,21 @@ def _drafts(ours: Subject) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _summary(times: dict[int, list[float]]) -> dict[str, dict[str, float]]:
+def _summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return {
-        f"{rate}/s": {
+        name: {
             "p50_us": round(percentile(values, 0.5), 1),
             "p99_us": round(percentile(values, 0.99), 1),
             "n": len(values),
         }
-        for rate, values in times.items()
+        for name, values in times.items()
     }
 
 
-def _figures(record: Record, times: dict[int, list[float]]) -> list[Figure]:
+def _figures(record: Record, times: dict[str, list[float]]) -> list[Figure]:
     ms = "tokenize1000_ms"
     place = "pinned" if CAN_PIN else "free"
-    slow_p99 = percentile(times[200], 0.99)
+    slow_p99 = percentile(times["tokenize 200/s"], 0.99)
     lone = record.spread("lone_us/free/on").median
     draft = "check_draft"
     return [
