@@ -20,9 +20,8 @@ def main() -> None:
     figures, detail = measures.measure(measures.QUICK if options.is_quick else measures.FULL)
     show("ops", detail["ops"])
     for name, summary in detail["poisson"].items():
-        print(
-            f"  random arrivals: {name:<18} p50 {summary['p50_us']:>8} us   p99 {summary['p99_us']:>8} us"
-        )
+        p50, p99 = summary["p50_us"], summary["p99_us"]
+        print(f"  random arrivals: {name:<18} p50 {p50:>8} us   p99 {p99:>8} us")
     detail["seconds"] = round(time.monotonic() - begun, 1)
     report(options, "ops_batching", figures, detail)
 
