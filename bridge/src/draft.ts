@@ -5,7 +5,7 @@
  * runtime's.
  */
 
-import type { BatchOperation } from './connection/batch.js';
+import { type BatchOperation, lengthOf } from './connection/batch.js';
 import type { CallOptions } from './connection/request.js';
 import { readLogprobs, type TokenLogprob } from './generation.js';
 import type { ChatOptions, Prompt, SamplingOptions } from './request-options.js';
@@ -82,10 +82,6 @@ function draftSize(params: Record<string, unknown>): number {
   const { prompt, ids, draft, messages } = params;
   if (messages !== undefined) return MESSAGES_BYTES * lengthOf(messages);
   return lengthOf(prompt) + 4 * (lengthOf(ids) + lengthOf(draft));
-}
-
-function lengthOf(value: unknown): number {
-  return (value as { length?: number } | undefined)?.length ?? 0;
 }
 
 /** A message of a conversation, for want of a look into it. */

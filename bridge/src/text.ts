@@ -2,7 +2,7 @@
  * Text operations on a model's tokenizer: their options, their results, and how they are batched.
  */
 
-import type { BatchOperation } from './connection/batch.js';
+import { type BatchOperation, lengthOf } from './connection/batch.js';
 import type { CallOptions } from './connection/request.js';
 import type { Value } from './wire/decoder.js';
 import { isMap, malformed } from './wire/messages.js';
@@ -71,7 +71,7 @@ export const TOKENIZE: BatchOperation<string, Uint32Array> = {
   method: 'tokenize',
   items: 'texts',
   item: 'text',
-  size: textSize,
+  size: lengthOf,
   convert: idsOf,
 };
 
@@ -90,11 +90,6 @@ export const DETOKENIZE: BatchOperation<Uint32Array | readonly number[], string>
   method: 'detokenize',
   items: 'ids',
   item: 'ids',
-  size: (ids) => 4 * (ids?.length ?? 0),
+  size: (ids) => 4 * lengthOf(ids),
   convert: textOf,
 };
-
-/** Whatever a caller without types may pass has a size; the runtime says what is wrong with it. */
-function textSize(text: string): number {
-  return text?.length ?? 0;
-}

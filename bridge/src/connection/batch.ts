@@ -133,3 +133,9 @@ export class Batch extends Request {
     return copyError(error, shorten(error.message), details);
   }
 }
+
+/** The length of whatever a caller without types may pass; the runtime says what is wrong with it. */
+export function lengthOf(value: unknown): number {
+  const length = (value as { length?: unknown } | null | undefined)?.length;
+  return typeof length === 'number' && length >= 0 ? length : 0;
+}

@@ -122,6 +122,16 @@ describe('calls of one turn', () => {
     expect([await calls[0], await calls[2]]).toEqual([1, 1]);
   });
 
+  test('whatever a caller without types passes, the next call is served', async () => {
+    const { runtime, model } = setUp();
+    const odd = [null, undefined, 5, { length: 'x' }, { length: Number.NaN }, { length: -1 }, []];
+    const calls = odd.map((text) => failure(model.countTokens(text as never)));
+    const good = model.countTokens('abc');
+    runtime.send(...(await runtime.received()).map(answer));
+    for (const error of await Promise.all(calls)) expect(error.code).toBe('INVALID_REQUEST');
+    expect(await good).toBe(3);
+  });
+
   test('are sent one by one when an item cannot travel', async () => {
     const { runtime, model } = setUp();
     const calls = [model.countTokens('a'), model.countTokens('\ud800'), model.countTokens('b')];
