@@ -8,6 +8,7 @@ on its own shares no batch with short ones. Every item has its own result or err
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -25,6 +26,10 @@ BATCH_COST: Final = 1_000_000
 
 RENDER_BATCH: Final = 256
 """Conversations rendered in one go."""
+
+_FEW: Final = 2
+"""Texts that are encoded one by one: the tokenizer's own threads, which sleep, are awoken for a
+batch, and that takes longer than so many short texts."""
 
 _TEXT_THREADS: Final = 4
 """Batches of different operations that run at once; the tokenizers' own threads do the work."""
@@ -101,6 +106,9 @@ class Encode:
         """Encode short texts."""
         if cost > INLINE_TEXT_CHARS:
             return None
+        if len(items) <= _FEW and self._result is not Result.PIECES:
+            ids = [array("I", self._tokenizer.encode(text, self._special)) for text in items]
+            return ids if self._result is Result.IDS else list(map(len, ids))
         return self._encode(items)
 
     def begin(self, items: Sequence[str]) -> asyncio.Future[list[Any]]:

@@ -149,6 +149,8 @@ class TextTokenizer:
         """Return the text of each list of ids, which the caller has checked."""
         if self._can_decode_fast:
             assert self._fast is not None
+            if len(lists) == 1:
+                return [self._fast.decode(lists[0], skip_special_tokens=skip_special_tokens)]
             texts: list[str] = self._fast.decode_batch(
                 lists, skip_special_tokens=skip_special_tokens
             )
