@@ -53,7 +53,12 @@ test('calls that collect when the runtime is closed are answered before it ends'
 });
 
 test('calls that collect when the runtime is killed settle with its end, each its own', async () => {
-  const { runtime, model, first } = await busy();
+  const runtime = await startFaulty();
+  const model = await runtime.loadModel();
+  // Stopped, it answers nothing before it is killed.
+  process.kill(runtime.hello.pid, 'SIGSTOP');
+  const first = model.tokenize(FIRST);
+  await new Promise((resolve) => setImmediate(resolve));
   const calls = [first, ...collect(model, 300)].map(failure);
   kill(runtime.hello.pid);
   const errors = await Promise.all(calls);
