@@ -235,3 +235,8 @@ def from_wire(wire: Mapping[str, Any]) -> IsthmusError:
     details = wire.get("details")
     error.details = dict(details) if isinstance(details, dict) else {}
     return error
+
+
+def own_copy(error: IsthmusError) -> IsthmusError:
+    """Return a copy, so that no two callers add tracebacks or details to the same exception."""
+    return from_wire(error.to_wire())

@@ -24,6 +24,17 @@ export interface BatchOperation<Item, T> {
   readonly convert: (value: Value) => T;
 }
 
+/** The parameters of one item that is sent by itself. */
+export function singleParams(
+  operation: BatchOperation<never, unknown>,
+  item: unknown,
+  model: string,
+  options: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
+  const own = operation.item === undefined ? (item as object) : { [operation.item]: item };
+  return { ...own, model, ...options };
+}
+
 /** Told once for each request of its members: it was answered, or ended otherwise. */
 export type OnSettled = (isAnswered: boolean) => void;
 

@@ -24,7 +24,7 @@ import {
   writePing,
   writeRequest,
 } from '../wire/messages.js';
-import type { BatchOperation } from './batch.js';
+import { type BatchOperation, singleParams } from './batch.js';
 import { Deadlines } from './deadlines.js';
 import {
   aborted,
@@ -133,9 +133,8 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     options: CallOptions = NO_OPTIONS,
   ): Promise<T> {
     if (this.#isMultiplexed) return this.#multiplexer.call(operation, item, key, options);
-    const { model, options: shared } = key;
-    const own = operation.item === undefined ? item : { [operation.item]: item };
-    return this.call(operation.method, { ...own, model, ...shared }, operation.convert, options);
+    const params = singleParams(operation, item, key.model, key.options);
+    return this.call(operation.method, params, operation.convert, options);
   }
 
   /** What the calls that may share frames have done, by operation, model and options. */

@@ -5,7 +5,7 @@
  */
 
 import { DeadlineError, type IsthmusError } from '../errors.js';
-import { Batch, type BatchOperation, type Member, type OnSettled } from './batch.js';
+import { Batch, type BatchOperation, type Member, type OnSettled, singleParams } from './batch.js';
 import { asIsthmusError } from './inbox.js';
 import type { LaneStats } from './lane-stats.js';
 import { type CallOptions, Phase, type Request } from './request.js';
@@ -194,9 +194,8 @@ export class Lane {
   }
 
   #single(member: Member<unknown>): Params {
-    const { item } = this.#operation;
-    const own = item === undefined ? (member.item as Params) : { [item]: member.item };
-    return { ...own, model: this.#key.model, ...this.#key.options };
+    const { model, options } = this.#key;
+    return singleParams(this.#operation, member.item, model, options);
   }
 
   /** Nothing collects any more; return what did. */

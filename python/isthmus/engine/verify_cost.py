@@ -98,24 +98,6 @@ class CostMeasurement:
         mx.eval(mx.argmax(network(ids, cache=cache), axis=-1), [entry.state for entry in cache])
 
 
-def measure_costs(
-    target_network: Any,
-    draft_network: Any,
-    vocab_size: int,
-    draft_tokens: int,
-    repeats: int = _REPEATS,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Costs:
-    """Measure without a pause; arguments as for `CostMeasurement`."""
-    measurement = CostMeasurement(
-        target_network, draft_network, vocab_size, draft_tokens, repeats, clock
-    )
-    while not measurement.step():
-        pass
-    assert measurement.costs is not None
-    return measurement.costs
-
-
 def expected_speedup(acceptance: float, draft_tokens: int, costs: Costs) -> float:
     """Return how many times faster speculation emits tokens than the target alone.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..errors import IsthmusError, RemoteProtocolError, from_wire
+from ..errors import IsthmusError, RemoteProtocolError, from_wire, own_copy
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -169,8 +169,3 @@ class Batch:
         message = str(error.get("message", "")).replace(place, name, 1)
         own = {**details, "field": field.replace(place, name, 1)}
         return {**error, "message": message, "details": own}
-
-
-def own_copy(error: IsthmusError) -> IsthmusError:
-    """Return a copy, so that no two callers add tracebacks or details to the same exception."""
-    return from_wire(error.to_wire())

@@ -21,6 +21,7 @@ from ..errors import (
     RuntimeExited,
     VersionMismatch,
     from_wire,
+    own_copy,
 )
 from ..limits import (
     FRAME_LIMIT_BYTES,
@@ -34,7 +35,6 @@ from ..transport.writer import OrderedWriter
 from ..wire.codec import MsgpackCodec, Payload
 from ..wire.frames import FrameDecoder
 from ..wire.messages import Kind, PieceAssembler, check_message
-from .batch import own_copy
 from .multiplexer import OpsMultiplexer
 from .process import ExitReport, RuntimeProcess
 from .streams import Pending

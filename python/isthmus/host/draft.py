@@ -12,7 +12,7 @@ from typing import Any, Final, NotRequired, Required
 
 from ..errors import RemoteProtocolError
 from .batch import Operation
-from .generation import PromptOptions, SamplingOptions, TokenLogprobs, read_logprobs
+from .generation import PromptOptions, SamplingOptions, TokenLogprobs, read_logprobs, wire_bias
 from .text import wire_ids
 
 
@@ -90,12 +90,10 @@ def draft_params(check: DraftCheck) -> dict[str, Any]:
     Raises:
         InvalidRequest: Ids cannot travel.
     """
-    params: dict[str, Any] = dict(check)
+    params = wire_bias(dict(check))
     for name in ("ids", "draft"):
         if name in params:
             params[name] = wire_ids(params[name])
-    if isinstance(bias := params.get("logit_bias"), Mapping):
-        params["logit_bias"] = [[token, value] for token, value in bias.items()]
     if (rows := check.get("proposal")) is not None:
         params["proposal"] = [{"ids": wire_ids(ids), "probs": list(probs)} for ids, probs in rows]
     return params

@@ -165,7 +165,15 @@ def read_ids(wire: bytes) -> list[int]:
     return array("I", wire).tolist()
 
 
+def wire_bias(params: dict[str, Any]) -> dict[str, Any]:
+    """Return params whose logit bias, if there is one, is the list of pairs that travels."""
+    if isinstance(bias := params.get("logit_bias"), Mapping):
+        params["logit_bias"] = [[token, value] for token, value in bias.items()]
+    return params
+
+
 def read_logprobs(wire: list[Mapping[str, Any]] | None) -> list[TokenLogprobs] | None:
+    """Read log-probabilities; None when there are none."""
     if wire is None:
         return None
     return [

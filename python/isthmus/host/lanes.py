@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from ..errors import DeadlineExceeded, IsthmusError
+from ..errors import DeadlineExceeded, IsthmusError, own_copy
 from ..multiplex.window import Flush, Window
-from .batch import Batch, Member, OnSettled, Operation, own_copy
+from .batch import Batch, Member, OnSettled, Operation
 from .lane_stats import LaneStats
 from .streams import Pending
 

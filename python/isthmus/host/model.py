@@ -21,7 +21,7 @@ from .draft import (
     draft_params,
     verdict_of,
 )
-from .generation import GenerateOptions, Generation, PromptOptions
+from .generation import GenerateOptions, Generation, PromptOptions, wire_bias
 from .model_info import ModelInfo
 from .streams import Stream
 from .text import (
@@ -310,15 +310,13 @@ class Model:
         Raises:
             IsthmusError: The runtime has ended, or an option cannot be sent.
         """
-        params: dict[str, Any] = {"model": self.info.model, **options}
+        params = wire_bias({"model": self.info.model, **options})
         given = {
             "prompt": prompt,
             "messages": messages,
             "ids": ids if ids is None else wire_ids(ids),
         }
         params.update({name: value for name, value in given.items() if value is not None})
-        if isinstance(bias := params.get("logit_bias"), Mapping):
-            params["logit_bias"] = [[token, value] for token, value in bias.items()]
         return Generation(
             self._runtime.stream("generate", params, deadline_ms=deadline_ms, credit=credit)
         )

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import IsthmusError, ModelLoadFailed
 from ..text.tokenizer import TextTokenizer
 from .verify import VerifiedModel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,6 @@ class LoadedModel:
         handle: Its name on the wire.
         network: The mlx-lm model; touched on the engine thread only.
         tokenizer: For the loop and the text threads.
-        operations: What can be done on it in batches, made once each by who serves it.
     """
 
     handle: str
@@ -47,7 +48,14 @@ class LoadedModel:
     vocab_size: int
     load_ms: float
     references: int = 0
-    operations: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _operations: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def operation(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what can be done on this model under `key`, made on its first use."""
+        found: T | None = self._operations.get(key)
+        if found is None:
+            found = self._operations[key] = make()
+        return found
 
     def info(self) -> dict[str, Any]:
         """Return the model info of the protocol (section 3)."""

@@ -9,12 +9,11 @@ error. Nothing is ever kept waiting for company.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from ..errors import InternalError, IsthmusError
+from ..errors import InternalError, IsthmusError, own_copy
 
 Outcome = Any | IsthmusError
 """What one item came to."""
@@ -318,7 +317,5 @@ def _items(batch: list[Entry]) -> Sequence[Any]:
 def _own(error: Exception) -> IsthmusError:
     """Return a caller's own error, so that no two add details to the same one."""
     if isinstance(error, IsthmusError):
-        own = copy.copy(error)
-        own.details = dict(error.details)
-        return own
+        return own_copy(error)
     return InternalError(f"{type(error).__name__}: {error}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DeadlineExceeded, InvalidRequest
-from ..limits import TEMPLATE_DEADLINE_S
+from ..errors import InvalidRequest
 from ..models.load import LoadedModel
 from .params import Params
 from .text_operations import TextOperations
@@ -36,22 +34,13 @@ def read_template_request(fields: Params) -> TemplateRequest:
 async def render(
     text: TextOperations, model: LoadedModel, messages: object, request: TemplateRequest
 ) -> str:
-    """Render a conversation in the templates' thread, under a deadline.
+    """Render a conversation.
 
     Raises:
         InvalidRequest: The messages have a wrong shape, or the template refuses them.
         DeadlineExceeded: The template does not end.
     """
-    checked = _check_messages(messages)
-    try:
-        async with asyncio.timeout(TEMPLATE_DEADLINE_S):
-            return await text.render(model, checked, request.variables)
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the model's chat template did not end within {TEMPLATE_DEADLINE_S:g} s; send `ids` "
-            "or `prompt` instead of messages",
-            phase="template",
-        ) from error
+    return await text.render(model, _check_messages(messages), request.variables)
 
 
 async def prompt_ids(text: TextOperations, model: LoadedModel, fields: Params) -> list[int]:

@@ -22,40 +22,48 @@ class TextOperations:
         self.pool = pool
         self._multiplexer = multiplexer
 
-    def encode(self, model: LoadedModel, result: Result, special: bool, text: str) -> Encode:
-        """Return the operation for a text: a long one shares no batch with short ones."""
-        key = (result.value, special, len(text) > ALONE_BYTES)
-        operation: Encode | None = model.operations.get(key)
-        if operation is None:
-            label = f"{result.value} {model.handle}"
-            operation = Encode(self.pool, model.tokenizer, result, special, label)
-            model.operations[key] = operation
-        return operation
+    def encode(self, model: LoadedModel, result: Result, special: bool, is_long: bool) -> Encode:
+        """Return the operation for texts; long ones share no batch with short ones."""
+        return model.operation(
+            (result.value, special, is_long),
+            lambda: Encode(
+                self.pool, model.tokenizer, result, special, f"{result.value} {model.handle}"
+            ),
+        )
 
     def decode(self, model: LoadedModel, skip_special_tokens: bool) -> Decode:
         """Return the operation for ids."""
-        key = ("detokenize", skip_special_tokens)
-        operation: Decode | None = model.operations.get(key)
-        if operation is None:
-            label = f"detokenize {model.handle}"
-            operation = Decode(self.pool, model.tokenizer, skip_special_tokens, label)
-            model.operations[key] = operation
-        return operation
+        return model.operation(
+            ("detokenize", skip_special_tokens),
+            lambda: Decode(
+                self.pool, model.tokenizer, skip_special_tokens, f"detokenize {model.handle}"
+            ),
+        )
 
     async def render(
         self, model: LoadedModel, messages: list[dict[str, Any]], variables: dict[str, Any]
     ) -> str:
-        """Return a conversation as text, rendered with whatever else has arrived."""
-        operation: Render | None = model.operations.get("render")
-        if operation is None:
-            label = f"apply_chat_template {model.handle}"
-            operation = model.operations["render"] = Render(self.pool, model.tokenizer, label)
+        """Return a conversation as text, rendered with whatever else has arrived.
+
+        Raises:
+            InvalidRequest: There is no template, or it refuses the messages.
+            DeadlineExceeded: The template does not end.
+        """
+        operation = model.operation(
+            "apply_chat_template",
+            lambda: Render(self.pool, model.tokenizer, f"apply_chat_template {model.handle}"),
+        )
         return str(await self._multiplexer.call(operation, (messages, variables)))
 
     async def ids(self, model: LoadedModel, text: str, special: bool) -> list[int]:
         """Return the ids of one text: a short one at once, a long one off the event loop."""
         if len(text) <= INLINE_TEXT_CHARS:
             return model.tokenizer.encode(text, special)
-        operation = self.encode(model, Result.IDS, special, text)
+        operation = self.encode(model, Result.IDS, special, is_long(text))
         ids: list[int] = (await self._multiplexer.call(operation, text)).tolist()
         return ids
+
+
+def is_long(text: str) -> bool:
+    """Whether a text would keep those beside it waiting."""
+    return len(text) > ALONE_BYTES

@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from ..errors import InvalidRequest
-from ..limits import INLINE_TEXT_CHARS
+from ..errors import DeadlineExceeded, InvalidRequest
+from ..limits import INLINE_TEXT_CHARS, TEMPLATE_DEADLINE_S
 from .ids import count_token_ids, read_token_ids
 from .tokenizer import TextTokenizer
 
@@ -24,8 +24,11 @@ T = TypeVar("T")
 BATCH_COST: Final = 1_000_000
 """Characters or ids of one batch: bounds how long those that come next wait."""
 
-RENDER_BATCH: Final = 256
-"""Conversations rendered in one go."""
+_RENDER_MESSAGES: Final = 256
+"""Messages of the conversations that are rendered in one go."""
+
+_INLINE_ITEMS: Final = 256
+"""Items that are handled on the event loop in one go: empty ones have a price, too."""
 
 _FEW: Final = 2
 """Texts that are encoded one by one: the tokenizer's own threads, which sleep, are awoken for a
@@ -41,14 +44,6 @@ class Result(Enum):
     IDS = "tokenize"
     COUNT = "count_tokens"
     PIECES = "tokenize_pieces"
-
-
-class Pool(Protocol):
-    """Threads for text work."""
-
-    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run `work` in one of them; its result is the future's."""
-        ...
 
 
 class TextPool:
@@ -86,7 +81,7 @@ class Encode:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: TextPool,
         tokenizer: TextTokenizer,
         result: Result,
         add_special_tokens: bool,
@@ -104,7 +99,7 @@ class Encode:
 
     def now(self, items: Sequence[str], cost: int) -> list[Any] | None:
         """Encode short texts."""
-        if cost > INLINE_TEXT_CHARS:
+        if not _belongs_on_loop(items, cost):
             return None
         if len(items) <= _FEW and self._result is not Result.PIECES:
             ids = [array("I", self._tokenizer.encode(text, self._special)) for text in items]
@@ -130,7 +125,7 @@ class Decode:
     batch_cost = BATCH_COST
 
     def __init__(
-        self, pool: Pool, tokenizer: TextTokenizer, skip_special_tokens: bool, label: str
+        self, pool: TextPool, tokenizer: TextTokenizer, skip_special_tokens: bool, label: str
     ) -> None:
         self._pool = pool
         self._tokenizer = tokenizer
@@ -143,7 +138,7 @@ class Decode:
 
     def now(self, items: Sequence[tuple[str, object]], cost: int) -> list[Any] | None:
         """Decode few ids."""
-        return None if cost > INLINE_TEXT_CHARS else self._decode(items)
+        return self._decode(items) if _belongs_on_loop(items, cost) else None
 
     def begin(self, items: Sequence[tuple[str, object]]) -> asyncio.Future[list[Any]]:
         """Decode in a thread."""
@@ -171,7 +166,7 @@ class Render:
     An item is the messages and the template's variables.
     """
 
-    batch_cost = RENDER_BATCH
+    batch_cost = _RENDER_MESSAGES
 
     def __init__(self, pool: TextPool, tokenizer: TextTokenizer, label: str) -> None:
         self._pool = pool
@@ -179,8 +174,8 @@ class Render:
         self.label = label
 
     def cost(self, item: tuple[list[dict[str, Any]], dict[str, Any]]) -> int:
-        """Count conversations."""
-        return 1
+        """Return the number of messages."""
+        return len(item[0])
 
     def now(self, items: Sequence[Any], cost: int) -> None:
         """Never on the event loop: a template is a program."""
@@ -189,11 +184,28 @@ class Render:
     def begin(
         self, items: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]]
     ) -> asyncio.Future[list[Any]]:
-        """Render in the templates' thread."""
-        return self._pool.run_template(lambda: [self._render(*item) for item in items])
+        """Render in the templates' thread, under a deadline."""
+        rendering = self._pool.run_template(lambda: [self._render(*item) for item in items])
+        return asyncio.ensure_future(_in_time(rendering))
 
     def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> Any:
         try:
             return self._tokenizer.render(messages, variables)
         except InvalidRequest as error:
             return error
+
+
+async def _in_time(rendering: asyncio.Future[list[Any]]) -> list[Any]:
+    try:
+        return await asyncio.wait_for(rendering, TEMPLATE_DEADLINE_S)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the model's chat template did not end within {TEMPLATE_DEADLINE_S:g} s; send `ids` "
+            "or `prompt` instead of messages",
+            phase="template",
+        ) from error
+
+
+def _belongs_on_loop(items: Sequence[Any], cost: int) -> bool:
+    """Whether work is so little that waking a thread for it would cost more."""
+    return cost <= INLINE_TEXT_CHARS and len(items) <= _INLINE_ITEMS

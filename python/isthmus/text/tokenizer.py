@@ -103,12 +103,12 @@ class TextTokenizer:
         """Return the ids of each text, using the tokenizer's own threads without the GIL."""
         if self._fast is None:
             return [array("I", self._encode_slow(text, add_special_tokens)) for text in texts]
+        if not any(map(self._is_cut, texts)):
+            return self._encode_whole(texts, add_special_tokens)
         short = [text for text in texts if not self._is_cut(text)]
-        encodings = iter(self._fast.encode_batch_fast(short, add_special_tokens=add_special_tokens))
+        whole = iter(self._encode_whole(short, add_special_tokens))
         return [
-            self._encode_parts(text, add_special_tokens)
-            if self._is_cut(text)
-            else array("I", next(encodings).ids)
+            self._encode_parts(text, add_special_tokens) if self._is_cut(text) else next(whole)
             for text in texts
         ]
 
@@ -192,6 +192,11 @@ class TextTokenizer:
                 field="messages",
             ) from error
         return str(text)
+
+    def _encode_whole(self, texts: list[str], add_special_tokens: bool) -> list[array[int]]:
+        assert self._fast is not None
+        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return [array("I", encoding.ids) for encoding in encodings]
 
     def _is_cut(self, text: str) -> bool:
         return len(text) > SPLIT_CHARS and self._is_splittable

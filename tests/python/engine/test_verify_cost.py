@@ -15,7 +15,6 @@ from isthmus.engine.verify_cost import (
     Costs,
     break_even_acceptance,
     expected_speedup,
-    measure_costs,
 )
 from tests.python.engine.networks import VOCAB_SIZE, Watched, network
 
@@ -66,11 +65,13 @@ def test_costs_are_medians_of_all_rounds_but_the_first() -> None:
     # Each pass reads the clock twice; passes take 1, 2, 3, ... seconds.
     durations = itertools.chain.from_iterable((0, step) for step in itertools.count(1))
     clock = itertools.accumulate(durations)
-    costs = measure_costs(
+    measurement = CostMeasurement(
         network("tiny"), network("sliding"), VOCAB_SIZE, 3, repeats=3, clock=clock.__next__
     )
+    while not measurement.step():
+        pass
     # Rounds of three passes: target steps took 4, 7 and 10 s.
-    assert costs == Costs(7_000.0, 8_000.0, 9_000.0)
+    assert measurement.costs == Costs(7_000.0, 8_000.0, 9_000.0)
 
 
 def test_a_step_is_one_pass_and_contexts_stay_small() -> None:

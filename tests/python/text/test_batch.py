@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from isthmus.errors import InvalidRequest
+from isthmus.errors import DeadlineExceeded, InvalidRequest
 from isthmus.limits import INLINE_TEXT_CHARS
-from isthmus.text.batch import Decode, Encode, Result, TextPool
+from isthmus.text import batch
+from isthmus.text.batch import Decode, Encode, Render, Result, TextPool
 from isthmus.text.tokenizer import TextTokenizer
 
 WAIT_S = 10.0
@@ -50,6 +51,7 @@ async def test_a_batch_gives_what_single_texts_give(
 async def test_long_work_is_left_to_a_thread(pool: TextPool, tokenizer: TextTokenizer) -> None:
     operation = encode(pool, tokenizer, Result.IDS)
     assert operation.now(["x" * (INLINE_TEXT_CHARS + 1)], INLINE_TEXT_CHARS + 1) is None
+    assert operation.now([""] * 1_000, 0) is None
     assert operation.cost("abc") == 3
     decode = Decode(pool, tokenizer, False, "test")
     assert decode.now([("ids", [])], INLINE_TEXT_CHARS + 1) is None
@@ -98,3 +100,39 @@ async def test_a_template_that_does_not_end_keeps_no_tokenizer_waiting(
     finally:
         gate.set()
         await template
+
+
+async def test_a_conversation_that_the_template_refuses_fails_alone(
+    pool: TextPool, tokenizer: TextTokenizer
+) -> None:
+    good = ([{"role": "user", "content": "hi"}], {"add_generation_prompt": True})
+    bad = ([{"role": "user"}], {})
+    operation = Render(pool, tokenizer, "test")
+    first, refused, last = await operation.begin([good, bad, good])
+    assert first == last == tokenizer.render(*good)
+    assert isinstance(refused, InvalidRequest)
+    assert operation.now([good], 1) is None and operation.cost(good) == 1
+
+
+async def test_a_template_that_does_not_end_is_an_error_and_what_waited_behind_it_goes_on(
+    pool: TextPool, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    class Endless:
+        def render(self, messages: list[Any], options: dict[str, Any]) -> str:
+            """Wait for the test."""
+            gate.wait(WAIT_S)
+            return "late"
+
+    item = ([{"role": "user", "content": "hi"}], {"add_generation_prompt": True})
+    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", 0.01)
+    endless = Render(pool, Endless(), "test")  # type: ignore[arg-type]
+    try:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await endless.begin([item])
+        assert caught.value.phase == "template"
+    finally:
+        gate.set()
+    monkeypatch.undo()
+    assert await Render(pool, tokenizer, "test").begin([item]) == [tokenizer.render(*item)]

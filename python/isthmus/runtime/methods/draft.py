@@ -122,11 +122,10 @@ class DraftMethods:
     ) -> list[Outcome]:
         # It may have been unloaded while the prompts were made.
         self._models.get(model.handle)
-        operation = model.operations.get("check_draft")
-        if operation is None:
-            chunk = self._services.settings.prefill_chunk_tokens
-            operation = CheckDraft(self._services.engine, model, chunk)
-            model.operations["check_draft"] = operation
+        chunk = self._services.settings.prefill_chunk_tokens
+        operation = model.operation(
+            "check_draft", lambda: CheckDraft(self._services.engine, model, chunk)
+        )
         multiplexer = self._services.multiplexer
         if multiplexer.pending(operation) + len(requests) > DRAFT_QUEUE_LIMIT:
             raise QueueFull(

@@ -7,7 +7,6 @@ settles the request at once with what it has; the engine drops the job within on
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from ...engine.job import Job, Outcome, Phase, Steps
 from ...engine.thread import EngineThread
-from ...errors import Cancelled, DeadlineExceeded, InvalidRequest, IsthmusError
+from ...errors import Cancelled, DeadlineExceeded, InvalidRequest, IsthmusError, own_copy
 from ...limits import (
     CREDIT_LIMIT,
     MAX_TOKENS_DEFAULT,
@@ -175,7 +174,7 @@ class Generation:
         """Settle with the engine's error."""
         self._flush()
         # A copy: when the engine dies all jobs are given the same error.
-        own = copy.copy(error)
+        own = own_copy(error)
         own.details = {"completion_tokens": self._completion_tokens, **error.details}
         self.call.error(own)
         self.done.set()

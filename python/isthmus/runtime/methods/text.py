@@ -23,6 +23,7 @@ from ..prompts import TemplateRequest, read_template_request, render
 from ..requests import Call
 from ..router import Router
 from ..services import Services
+from ..text_operations import is_long
 
 BATCH_LIMIT = 65_536
 """Items of one batch."""
@@ -62,7 +63,7 @@ class TextMethods:
             model, text = self._model(fields), fields.typed("text", str)
             result, show = _read_pieces(fields)
             special = _read_special(fields)
-        operation = self._text.encode(model, result, special, text)
+        operation = self._text.encode(model, result, special, is_long(text))
         self._multiplexer.add(
             operation, (text,), call, lambda outcomes: _answer(call, outcomes, show)
         )
@@ -71,7 +72,8 @@ class TextMethods:
         """Answer with the number of tokens of a text."""
         fields = Params(params)
         model, text = self._model(fields), fields.typed("text", str)
-        operation = self._text.encode(model, Result.COUNT, _read_special(fields), text)
+        special = _read_special(fields)
+        operation = self._text.encode(model, Result.COUNT, special, is_long(text))
         self._multiplexer.add(
             operation, (text,), call, lambda outcomes: _answer(call, outcomes, _show_count)
         )
@@ -166,11 +168,10 @@ class TextMethods:
     ) -> None:
         """Encode short and long texts in batches of their own, and answer when both are done."""
         outcomes: list[Outcome] = [None] * len(texts)
-        places: dict[Any, list[int]] = {}
+        places: dict[bool, list[int]] = {}
         for index, text in enumerate(texts):
             if type(text) is str:
-                operation = self._text.encode(model, result, special, text)
-                places.setdefault(operation, []).append(index)
+                places.setdefault(is_long(text), []).append(index)
             else:
                 field = f"texts[{index}]"
                 outcomes[index] = InvalidRequest(f"{field} must be a string", field=field)
@@ -186,7 +187,8 @@ class TextMethods:
             if left == 0:
                 _answer_all(call, outcomes, show)
 
-        for operation, indices in places.items():
+        for are_long, indices in places.items():
+            operation = self._text.encode(model, result, special, are_long)
             items = texts if len(indices) == len(texts) else [texts[index] for index in indices]
             self._multiplexer.add(operation, items, call, partial(done, indices))
 
