@@ -57,6 +57,8 @@ lint: setup
 bench: setup
 	$(PY) -m benchmarks.ipc_floor --quick
 	$(PY) -m benchmarks.ops_batching --quick
+	$(PY) -m benchmarks.fifty_questions --quick
+	$(PY) -m benchmarks.streaming --quick
 	$(PY) -m benchmarks.peers --quick
 
 clean:

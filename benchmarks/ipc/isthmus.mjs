@@ -69,7 +69,9 @@ async function beside({ bytes, times }) {
 /** One generation; when its tokens reached this consumer, in nanoseconds of the monotonic clock. */
 async function generate({ ids, maxTokens }) {
   const start = process.hrtime.bigint();
-  const generation = model.generate({ ids: Uint32Array.from(ids), maxTokens, ignoreEos: true });
+  // The other side computes the prompt every time.
+  const request = { ids: Uint32Array.from(ids), maxTokens, ignoreEos: true, cachePrompt: false };
+  const generation = model.generate(request);
   const at = [];
   const tokens = [];
   for await (const chunk of generation) {

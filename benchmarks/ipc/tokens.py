@@ -46,7 +46,7 @@ def measure(plan: Plan) -> tuple[list[Figure], dict[str, Any]]:
         stamped.ask("load", source=str(Path(folder).resolve()))
         for index in range(plan.generations + 1):
             record.is_kept = index > 0
-            _generation(record, ours, direct, ids, index)
+            generation(record, ours, direct, ids, index)
         for index in range(plan.deliveries + 1):
             record.is_kept = index > 0
             _delivery(record, stamped, ids, plan.delivered_tokens)
@@ -60,8 +60,9 @@ def measure(plan: Plan) -> tuple[list[Figure], dict[str, Any]]:
     return _figures(record), detail
 
 
-def _generation(record: Record, ours: Subject, direct: Subject, ids: list[int], index: int) -> None:
-    """Generate the same tokens both ways, in turns first."""
+def generation(record: Record, ours: Subject, direct: Subject, ids: list[int], index: int) -> None:
+    """Generate the same tokens both ways, in turns first; the difference is recorded under
+    `generate/token_extra_us`."""
     pair = [("isthmus", ours), ("in_process", direct)]
     answers = {}
     for name, subject in pair if index % 2 else reversed(pair):

@@ -6,20 +6,19 @@ thousand chunks. Every answer is compared. The packages are installed beside thi
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any, Final
 
-from ..harness import ROOT, Options, commit, machine, option_parser, report
+from ..harness import ROOT, Options, option_parser, report
+from ..publish import Publication, provenance
 from . import chart, install, measures, results, rounds, table
 
-_CHART: Final = ROOT / "benchmarks" / "results" / "peers.svg"
+_PUBLICATION: Final = Publication("peers", ROOT / "benchmarks" / "results" / "peers.svg")
 
 
 def main() -> None:
     """Measure, print the tables and the line of JSON, and write what was asked for."""
-    chosen = _read_options()
+    chosen = _PUBLICATION.read_options(option_parser(__doc__ or ""))
     options = Options(chosen.quick, chosen.json)
     install.ensure()
     begun = time.monotonic()
@@ -41,21 +40,10 @@ def main() -> None:
         },
         _tables(rows),
     )
-    _write(chosen, rows)
-
-
-def _read_options() -> argparse.Namespace:
-    parser = option_parser(__doc__ or "")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="write a picture of the result")
-    parser.add_argument(
-        "--docs", type=Path, metavar="FILE", help="put the table between this document's markers"
+    source = provenance()
+    _PUBLICATION.write(
+        chosen, lambda: table.to_markdown(rows, source), lambda: chart.to_svg(rows, source)
     )
-    chosen = parser.parse_args()
-    if chosen.docs is not None and not table.has_markers(chosen.docs):
-        parser.error(f"{chosen.docs} has no {table.BEGIN} followed by {table.END}")
-    if chosen.chart is None and chosen.json is not None and not chosen.quick:
-        chosen.chart = _CHART
-    return chosen
 
 
 def _tables(rows: list[results.Row]) -> dict[str, Any]:
@@ -65,20 +53,6 @@ def _tables(rows: list[results.Row]) -> dict[str, Any]:
         "peers": {row.peer.name: row.to_json() for row in others},
         "ahead_of_all": results.ahead_of_all(rows),
     }
-
-
-def _write(chosen: argparse.Namespace, rows: list[results.Row]) -> None:
-    """Write the picture and the table of the documentation, where they are asked for."""
-    described = machine()
-    source = (
-        f"{described['cpu']}, {described['cpus']} processors, {described['system']}, "
-        f"Node {described['node']}, Python {described['python']}, commit {commit()}."
-    )
-    if chosen.chart is not None:
-        chosen.chart.parent.mkdir(parents=True, exist_ok=True)
-        chosen.chart.write_text(chart.to_svg(rows, source))
-    if chosen.docs is not None:
-        table.replace_between_markers(chosen.docs, table.to_markdown(rows, source))
 
 
 if __name__ == "__main__":

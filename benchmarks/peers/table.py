@@ -1,17 +1,14 @@
-"""The result as a table: for the terminal, and for Markdown between two markers."""
+"""The result as a table: for the terminal, and in Markdown for the documentation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from ..publish import markdown, number
 from .measures import MEASURES
 from .results import Row
 from .roster import FLOOR, OURS
-
-BEGIN: Final = "<!-- peers:begin -->"
-END: Final = "<!-- peers:end -->"
 
 _ABSENT: Final = "-"
 
@@ -31,33 +28,13 @@ def show(rows: Sequence[Row]) -> None:
 def to_markdown(rows: Sequence[Row], source: str) -> str:
     """Return the table for the documentation; `source` says where the figures come from."""
     titles = ["", *(measure.title for measure in MEASURES), "wrong or lost"]
-    lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
-    lines += [_line(_markdown_cells(row)) for row in rows]
+    lines = markdown(titles, [_markdown_cells(row) for row in rows])
     note = (
         "Lone calls, echoes/s and chunks with both ends on one processor; a thousand texts at once"
         f" on all. {FLOOR.name.capitalize()} are the floor and node-calls-python runs inside the"
         f" Node process: neither is counted as a rival. {source}"
     )
-    return "\n".join([*lines, "", note])
-
-
-def replace_between_markers(path: Path, table: str) -> None:
-    """Put the table between the markers of a document that has them."""
-    head, rest = path.read_text().split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    path.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}")
-
-
-def has_markers(path: Path) -> bool:
-    """Whether a document says where the table belongs."""
-    return path.is_file() and END in path.read_text().partition(BEGIN)[2]
-
-
-def number(value: float) -> str:
-    """Write a value with as many digits as mean something."""
-    if value >= 1_000:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{lines}\n\n{note}"
 
 
 def _cells(row: Row) -> list[str]:
@@ -73,7 +50,3 @@ def _markdown_cells(row: Row) -> list[str]:
         name += f" (unavailable: {row.unavailable})".replace("|", "/")
     cells = [name, *_cells(row), str(row.errors)]
     return [f"**{cell}**" for cell in cells] if row.peer is OURS else cells
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -33,6 +33,7 @@ export const ERROR_CODES = {
   DEADLINE_EXCEEDED: fatal('both'),
   QUEUE_FULL: passing('both'),
   NUMERIC_ERROR: fatal('runtime'),
+  CONSTRAINT_FAILED: fatal('runtime'),
   ENGINE_DEAD: passing('runtime'),
   CLOSING: passing('both'),
   INTERNAL: fatal('both'),
@@ -211,6 +212,12 @@ const CLASSES: Readonly<Record<string, typeof IsthmusError>> = {
 export function makeError(code: ErrorCode, message: string, extras?: ErrorExtras): IsthmusError {
   const ErrorClass = Object.hasOwn(CLASSES, code) ? CLASSES[code] : undefined;
   return new (ErrorClass ?? IsthmusError)(code, message, extras);
+}
+
+/** Add what a generation had produced to its error. With any of it the request is never repeated. */
+export function attachPartial(error: IsthmusError, partial: PartialGeneration): void {
+  error.partial = partial;
+  if (partial.completionTokens > 0) (error as { retryable: boolean }).retryable = false;
 }
 
 /** Make another error that says the same, or the same of something else: callers that fail together

@@ -7,7 +7,7 @@
  */
 
 import { StreamIterator, TokenStream, watchCollection } from './connection/token-stream.js';
-import type { IsthmusError, PartialGeneration } from './errors.js';
+import { attachPartial, type IsthmusError, type PartialGeneration } from './errors.js';
 import { IdBuffer } from './id-buffer.js';
 import type { Value, WireMap } from './wire/decoder.js';
 import { isMap, malformed } from './wire/messages.js';
@@ -104,7 +104,7 @@ export class GenerationStream extends TokenStream<GenerationDelta> {
   }
 
   override fail(error: IsthmusError): void {
-    error.partial = this.partial;
+    attachPartial(error, this.partial);
     this.#failure = error;
     super.fail(error);
     this.#reject?.(error);

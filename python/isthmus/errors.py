@@ -169,6 +169,12 @@ class NumericError(IsthmusError):
     code = "NUMERIC_ERROR"
 
 
+class ConstraintFailed(IsthmusError):
+    """The output cannot be completed, or was not, as `response_format` demands."""
+
+    code = "CONSTRAINT_FAILED"
+
+
 class EngineDead(IsthmusError):
     """The engine thread has ended."""
 

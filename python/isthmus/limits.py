@@ -120,3 +120,60 @@ DRAFT_TOKENS_LIMIT: Final = 256
 
 DRAFT_QUEUE_LIMIT: Final = 4_096
 """Drafts that wait for a verification of their model; more are refused with QUEUE_FULL."""
+
+PROMPT_CACHE_BYTES: Final = 512 * 1024 * 1024
+"""KV caches of ended generations that a model keeps for prompts that begin alike."""
+
+PROMPT_CACHE_ENTRIES: Final = 64
+"""Of them; each is compared with every new prompt, which takes microseconds."""
+
+PROMPT_REUSE_TOKENS: Final = 16
+"""Fewest tokens worth reusing: below it evaluating them costs as much as a step."""
+
+RUNNING_LIMIT: Final = 32
+"""Generations that hold a KV cache at once; the others wait in the queue without one. mlx-lm's
+server batches as many."""
+
+PREFILL_SLICE_S: Final = 0.05
+"""How long a chunk of a prompt may hold up the tokens of others."""
+
+PREFILL_SLICE_TOKENS: Final = 4
+"""Fewest prompt tokens of a chunk, however slow they are."""
+
+SHORT_PROMPT_TOKENS: Final = 256
+"""A prompt with no more left is worth PREFILL_WEIGHT times the time of decoding: its first token
+comes soon, and the others wait but shortly."""
+
+PREFILL_WEIGHT: Final = 4.0
+"""The time that short prompts have, as a multiple of that of decoding."""
+
+PROMPT_AGE_TOKENS_PER_S: Final = 512.0
+"""The shortest prompt goes first; a second of waiting counts like so many tokens less."""
+
+PRIORITY_LIMIT: Final = 100
+"""Priorities go from minus this to this; 0 is the default, higher goes first."""
+
+RESPONSE_FORMAT_LIMIT_BYTES: Final = 1024 * 1024
+"""Longest schema, pattern, grammar or list of choices; 10,000 choices compile in 20 ms."""
+
+CHOICES_LIMIT: Final = 10_000
+"""Choices of one request."""
+
+GRAMMAR_SYMBOLS_LIMIT: Final = 100_000
+"""Symbols of a compiled grammar: an object of 3,000 properties takes 0.7 s to compile."""
+
+LEXER_STATES_LIMIT: Final = 20_000
+"""States that the lexer of one constraint may make while it runs, 1 to 2 kB each."""
+
+TOOL_CALL_CHARS_LIMIT: Final = 256 * 1024
+"""Longest text of a tool call that is parsed: some of mlx-lm's parsers take quadratic time."""
+
+CONTEXT_LIMIT: Final = 2**31 - 1
+"""Largest number of tokens that a request may name."""
+
+SPECULATED_TOKENS_DEFAULT: Final = 8
+"""Most drafted tokens of a round of speculation, unless a request says otherwise; fewer are drafted
+where that is faster."""
+
+SPECULATED_TOKENS_LIMIT: Final = 64
+"""Most that a request may ask for; past a dozen hardly any draft is accepted."""

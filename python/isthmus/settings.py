@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .limits import DRAIN_GRACE_S, FRAME_LIMIT_BYTES, PIECE_BYTES, PREFILL_CHUNK_TOKENS
+from .limits import (
+    DRAIN_GRACE_S,
+    FRAME_LIMIT_BYTES,
+    PIECE_BYTES,
+    PREFILL_CHUNK_TOKENS,
+    PROMPT_CACHE_BYTES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,7 @@ class Settings:
         frame_limit_bytes: Longest frame that is accepted.
         piece_bytes: Longer messages travel in pieces of this size.
         prefill_chunk_tokens: Prompt tokens evaluated at a time.
+        prompt_cache_bytes: KV caches that a model keeps of ended generations; 0 keeps none.
         drain_grace_s: Seconds that unsettled requests get once the host has closed our input.
     """
 
@@ -28,4 +35,5 @@ class Settings:
     frame_limit_bytes: int = FRAME_LIMIT_BYTES
     piece_bytes: int = PIECE_BYTES
     prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    prompt_cache_bytes: int = PROMPT_CACHE_BYTES
     drain_grace_s: float = DRAIN_GRACE_S

@@ -8,8 +8,9 @@ from pathlib import Path
 PROMISED = (
     *range(1, 21),
     *range(22, 32),
+    *(33, 34),
     *range(36, 44),
-    *(52, 53, 54, 55, 56, 57, 58, 61, 62, 65, 67),
+    *(48, 52, 53, 54, 55, 56, 57, 58, 61, 62, 64, 65, 67),
 )
 """The rows whose behaviour this version has."""
 
@@ -31,6 +32,7 @@ OF_THE_HOST = (
     *range(36, 41),
     42,
     43,
+    48,
     52,
     53,
     65,

@@ -44,7 +44,7 @@ class DraftItem:
 @dataclass(slots=True)
 class Verdict:
     """How many drafted tokens are accepted, the token that follows them, and for each of these
-    what `top_logprobs` says of it in `generate`."""
+    what `describe` says of it in `generate`."""
 
     accepted: int
     token: int

@@ -1,152 +1,356 @@
-"""One generation on one model: a prefill chunk or a decode step at a time.
+"""One generation on one model: chunks of its prompt, then a token a step.
 
-The arithmetic is that of `mlx_lm.generate.generate_step`, cut into steps that a scheduler can
-interleave, cancel and pause: prompt chunks, then one token a step with the next one already
-dispatched while this one is read. Greedy tokens are identical to mlx-lm's. Called on the engine
-thread only; knows nothing of requests, text or the wire.
+Alone, the arithmetic is that of `mlx_lm.generate.generate_step`, cut into steps that a scheduler
+can interleave, cancel and pause, with the next token dispatched before this one is read; greedy
+tokens are identical to mlx-lm's. In fp32, a pass that is shared with others, a prompt cut elsewhere
+or a reused cache changes the last bits of the logits. So a sequence that may be off by rounding
+notices when rounding may decide a token, evaluates itself again, alone and from its first token,
+and goes on alone: its tokens are those that it would have had alone. Called on the engine thread
+only; knows nothing of requests, text or the wire.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..errors import NumericError
-from .sampling import Sampler, SamplingOptions
+from .sampling import Floats, Sampler, SamplingOptions, check_finite
 
-_CLEAR_CACHE_EVERY = 256
+Token = tuple[int, Floats]
+"""A token id and the logits that it was chosen from, shape [vocabulary]."""
+
+_ROUNDING_UNITS: Final = 64.0
+"""By how many units of the last place an fp32 logit may differ from that of the sequence alone;
+measured with OpenBLAS: up to 30. In 16 bits none was seen on a CPU, where sums are made in fp32 and
+rounded once; Metal was not measured."""
+
+_CLEAR_CACHE_EVERY: Final = 256
 """Steps between two returns of unused buffers, as in mlx-lm."""
 
+_REPLAYED_STEPS: Final = 8
+"""Tokens that are evaluated again in one step of the scheduler."""
 
-def open_sequence(
-    network: Any,
-    vocab_size: int,
-    prompt: list[int],
-    options: SamplingOptions,
-    max_tokens: int,
-    chunk_tokens: int,
-) -> Sequence:
-    """Start a generation on a model that mlx-lm has loaded."""
-    sampler = Sampler(options, vocab_size)
-    return Sequence(network, prompt, sampler, max_tokens, chunk_tokens)
+
+class Constraint(Protocol):
+    """What the next token may be; `engine.constraint.Constraint`."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text may end here."""
+        ...
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether nothing may follow."""
+        ...
+
+    def prepare(self) -> None:
+        """Compute the next mask now."""
+        ...
+
+    def mask(self, logits: Floats) -> None:
+        """Set what may not follow to minus infinity."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Take a token."""
+        ...
+
+    def validate(self, tokens: Tokens[int]) -> int:
+        """Return how many of these tokens, one after the other, may come next."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is generated.
+
+    Attributes:
+        prompt: Token ids, at least one, each below the vocabulary size.
+        sampling: How tokens are chosen.
+        max_tokens: After this many, no further step is dispatched.
+        constraint: Of what may be generated, or None.
+        may_batch: Whether passes may be shared with other generations.
+        may_reuse: Whether a cached beginning of the prompt may be used, and is kept afterwards.
+    """
+
+    prompt: Tokens[int]
+    sampling: SamplingOptions
+    max_tokens: int
+    constraint: Constraint | None = None
+    may_batch: bool = True
+    may_reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A dispatched step: `chosen` [1] when it was drawn lazily, `logprobs` [vocabulary], `total`
-    the log of the summed exponentials."""
+    """A dispatched step: `chosen` [1] when it was drawn lazily, `logits` [vocabulary] in fp32."""
 
     chosen: mx.array | None
-    logprobs: mx.array
-    total: mx.array
+    logits: mx.array
 
 
 class Sequence:
     """The state of one generation.
 
+    Attributes:
+        tokens: The prompt and what was generated.
+        cache: Of `evaluated` tokens; None while it belongs to a batch.
+        cached: Tokens of the prompt that were not evaluated, but reused.
+        alone_reason: Why it shares no passes; None if it may.
+        room: Tokens that `decode` may return at most.
+
     Args:
-        model: The mlx-lm model.
-        prompt: Token ids, at least one, each below the vocabulary size.
-        sampler: Chooses tokens.
-        max_tokens: After this many, no further step is dispatched.
-        chunk_tokens: Prompt tokens of one prefill step.
+        network: The mlx-lm model.
+        vocab_size: Columns of its logits.
+        plan: What is generated.
+        chunk_tokens: Prompt tokens of a chunk when it is alone.
+        stream: Where its own passes run.
+        is_rounded: Whether the company of others changes the last bits of the logits.
     """
 
     def __init__(
-        self, model: Any, prompt: list[int], sampler: Sampler, max_tokens: int, chunk_tokens: int
+        self,
+        network: Any,
+        vocab_size: int,
+        plan: Plan,
+        chunk_tokens: int,
+        stream: Any,
+        is_rounded: bool = True,
     ) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._sampler = sampler
-        self._max_tokens = max_tokens
+        self.network = network
+        self.is_rounded = is_rounded
+        self.plan = plan
+        self.stream = stream
+        self.sampler = Sampler(plan.sampling, vocab_size)
+        self.tokens = list(plan.prompt)
+        self.cache: list[Any] | None = make_prompt_cache(network)
+        self.prefilled = self.cached = self.decoded = 0
+        self.alone_reason: str | None = None if plan.may_batch else "requested"
+        self.was_batched = False
+        self.room = plan.max_tokens
         self._chunk_tokens = chunk_tokens
-        self._cache: list[Any] = make_prompt_cache(model)
-        self._history: mx.array | None = None
-        self._next: _Step | None = None
-        self.logprobs: mx.array | None = None
-        self.prefilled = 0
-        self.decoded = 0
+        self._history_tokens = max(
+            plan.sampling.repetition_context_size, plan.sampling.penalty_context_size
+        )
+        self._pending: _Step | None = None
+        self._is_exact = True
+        self._replayed: int | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens to evaluate before the first step of decoding; that takes the last one."""
+        return len(self.plan.prompt) - 1 - self.prefilled
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether prompt tokens are left before the first token can be sampled."""
-        return self.prefilled < len(self._prompt)
+        """Whether chunks of the prompt are left."""
+        return self.remaining > 0
 
-    def prefill(self) -> None:
-        """Evaluate the next chunk of the prompt; the last token dispatches the first sample."""
-        with mx.stream(generation_stream):
-            last = len(self._prompt) - 1
-            if self.prefilled < last:
-                stop = min(self.prefilled + self._chunk_tokens, last)
-                chunk = mx.array(self._prompt[self.prefilled : stop])
-                self._model(chunk[None], cache=self._cache)
-                mx.eval([entry.state for entry in self._cache])
-                self._remember(chunk)
-                self.prefilled = stop
-                mx.clear_cache()
-            if self.prefilled == last:
-                self._dispatch(mx.array(self._prompt[last:]), 0)
-                self.prefilled = last + 1
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing may follow, by the constraint."""
+        constraint = self.plan.constraint
+        return self.decoded > 0 and constraint is not None and constraint.must_stop
 
-    def decode(self) -> int:
-        """Return the next token, with the one after it already dispatched.
+    @property
+    def has_pending(self) -> bool:
+        """Whether a step is dispatched that was not read."""
+        return self._pending is not None
 
-        `logprobs` then holds the distribution it was drawn from, shape [vocabulary].
+    @property
+    def is_replaying(self) -> bool:
+        """Whether it evaluates itself again."""
+        return self._replayed is not None
+
+    @property
+    def evaluated(self) -> int:
+        """How many of `tokens` the cache holds."""
+        if self._replayed is not None:
+            return self._replayed
+        if self.is_prefilling:
+            return self.prefilled
+        return len(self.tokens) - (0 if self.has_pending else 1)
+
+    def reuse(self, cache: list[Any], tokens: int) -> None:
+        """Begin with a cache of the prompt's first tokens, less than all of them."""
+        self.cache = cache
+        self.prefilled = self.cached = tokens
+        self._is_exact = False
+
+    def prefill(self, limit: int) -> None:
+        """Evaluate the next chunk of the prompt, of up to so many tokens."""
+        mx.eval(self.begin_prefill(limit))
+        mx.clear_cache()
+
+    def begin_prefill(self, limit: int) -> list[Any]:
+        """Dispatch the next chunk; return what is to be evaluated."""
+        count = min(limit, self._chunk_tokens, self.remaining)
+        whole = self.prefilled % self._chunk_tokens == 0 and count in (
+            self._chunk_tokens,
+            self.remaining,
+        )
+        self._is_exact = self._is_exact and whole
+        made = self._extend(self.tokens[self.prefilled : self.prefilled + count])
+        self.prefilled += count
+        return made
+
+    def prefilled_by_others(self) -> None:
+        """Take note that the rest of the prompt was evaluated together with others."""
+        self.prefilled = len(self.plan.prompt) - 1
+        self._is_exact = False
+
+    def joined(self) -> None:
+        """Take note that the cache belongs to a batch now."""
+        self.cache = None
+        self.was_batched = True
+        self._is_exact = False
+
+    def shared_pass(self) -> None:
+        """Take note that a pass had other rows than this token's."""
+        self._is_exact = False
+
+    def decode(self, keeps_going: bool = True) -> list[Token]:
+        """Return the next token, with the one after it already dispatched if it keeps going.
+
+        Returns:
+            One token; none while it evaluates itself again.
 
         Raises:
             NumericError: The logits were NaN, or all minus infinity.
+            ConstraintFailed: The constraint allows no token.
         """
-        step, self._next = self._next, None
-        assert step is not None
-        has_next = self.decoded + 1 < self._max_tokens
-        with mx.stream(generation_stream):
-            if has_next and step.chosen is not None:
-                self._dispatch(step.chosen, self.decoded + 1)
-            self._check_finite(step)
-            token = self._read(step)
-            if has_next and step.chosen is None:
-                self._dispatch(mx.array([token]), self.decoded + 1)
+        if self._replayed is not None:
+            self._replay()
+            return []
+        with mx.stream(self.stream):
+            step, self._pending = self._pending, None
+            if step is None:
+                step = self._dispatch(mx.array(self.tokens[-1:]), self.decoded)
+            goes_on = keeps_going and self.decoded + 1 < self.plan.max_tokens
+            if goes_on and step.chosen is not None:
+                self._pending = self._dispatch(step.chosen, self.decoded + 1)
+            found = self._read(step)
+            if not found:
+                self.replay("near_tie")
+            elif goes_on and step.chosen is None and not self.is_finished:
+                self._pending = self._dispatch(mx.array(self.tokens[-1:]), self.decoded)
             if self.decoded % _CLEAR_CACHE_EVERY == 0:
                 mx.clear_cache()
-        self.logprobs = step.logprobs
+        return found
+
+    def take(self, logits: Floats) -> list[Token]:
+        """Choose the next token from evaluated logits.
+
+        Args:
+            logits: Shape [vocabulary], after the processors.
+
+        Returns:
+            The token; none when rounding may have decided it.
+
+        Raises:
+            NumericError: The logits are NaN, or all minus infinity.
+            ConstraintFailed: The constraint allows no token.
+        """
+        slack = self._slack(check_finite(logits, self.decoded))
+        constraint = self.plan.constraint
+        if constraint is not None:
+            logits = logits.copy()
+            constraint.mask(logits)
+        token = self.sampler.choose(logits, self.decoded, slack)
+        if token is None:
+            return []
+        if constraint is not None:
+            constraint.advance(token)
+        return self._append(token, logits)
+
+    def processed(self, logits: mx.array, before: Tokens[int], last: mx.array) -> mx.array:
+        """Apply penalties and biases.
+
+        Args:
+            logits: Shape [1, vocabulary].
+            before: The tokens before `last`.
+            last: Shape [1], the token that the logits follow; it may not be evaluated yet.
+        """
+        if self.sampler.processors:
+            known = mx.array(before[-self._history_tokens :], dtype=mx.uint32)
+            history = mx.concatenate([known, last.astype(mx.uint32)])
+            for process in self.sampler.processors:
+                logits = process(history, logits)
+        return logits
+
+    def replay(self, reason: str) -> None:
+        """Evaluate everything again, alone, and go on alone; `decode` does it in steps."""
+        self.alone_reason = reason
+        self.cache = make_prompt_cache(self.network)
+        self._pending, self._replayed, self._is_exact = None, 0, True
+
+    def end(self) -> None:
+        """Let go of the cache."""
+        self.cache = self._pending = None
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result says of how it was generated."""
+        state = "batched" if self.was_batched else "alone"
+        constraint = self.plan.constraint
+        return {
+            "batching": {"state": state, "reason": self.alone_reason},
+            "is_complete": None if constraint is None else constraint.is_complete,
+        }
+
+    def _dispatch(self, last: mx.array, position: int) -> _Step:
+        logits = self.network(last[None], cache=self.cache)[:, -1, :]
+        known = len(self.plan.prompt) + position - 1
+        logits = self.processed(logits, self.tokens[:known], last)
+        is_lazy = self.sampler.is_lazy and self.plan.constraint is None
+        chosen = self.sampler.draw(logits, position) if is_lazy else None
+        step = _Step(chosen, logits.squeeze(0).astype(mx.float32))
+        mx.async_eval(step.logits, *(() if chosen is None else (chosen,)))
+        if self.plan.constraint is not None:
+            self.plan.constraint.prepare()  # while the processors are at it
+        return step
+
+    def _read(self, step: _Step) -> list[Token]:
+        logits = np.array(step.logits, copy=False)
+        if step.chosen is None:
+            return self.take(logits)
+        slack = self._slack(check_finite(logits, self.decoded))
+        token = int(step.chosen.item())
+        if slack > 0.0 and self.sampler.choose(logits, self.decoded, slack) is None:
+            return []
+        return self._append(token, logits)
+
+    def _append(self, token: int, logits: Floats) -> list[Token]:
+        self.tokens.append(token)
         self.decoded += 1
-        return token
+        return [(token, logits)]
 
-    def _dispatch(self, tokens: mx.array, position: int) -> None:
-        logits = self._model(tokens[None], cache=self._cache)[:, -1, :]
-        if self._sampler.processors:
-            self._remember(tokens)
-            for process in self._sampler.processors:
-                logits = process(self._history, logits)
-        total = mx.logsumexp(logits, keepdims=True)
-        logprobs = logits - total
-        chosen = self._sampler.draw(logprobs, position) if self._sampler.is_lazy else None
-        self._next = _Step(chosen, logprobs.squeeze(0), total)
-        mx.async_eval(self._next.logprobs, total, *(() if chosen is None else (chosen,)))
+    def _slack(self, best: float) -> float:
+        """Return by how much a logit may differ from that of the sequence alone."""
+        if self._is_exact or not self.is_rounded:
+            return 0.0
+        return _ROUNDING_UNITS * float(np.finfo(np.float32).eps) * max(1.0, abs(best))
 
-    def _read(self, step: _Step) -> int:
-        if step.chosen is not None:
-            return int(step.chosen.item())
-        values = np.array(step.logprobs.astype(mx.float32), copy=False)
-        return self._sampler.choose(values, self.decoded)
+    def _extend(self, tokens: Tokens[int]) -> list[Any]:
+        assert self.cache is not None
+        with mx.stream(self.stream):
+            self.network(mx.array(tokens)[None], cache=self.cache)
+        return [entry.state for entry in self.cache]
 
-    def _check_finite(self, step: _Step) -> None:
-        """NaN anywhere, or nothing but minus infinity, shows in the sum."""
-        total = float(step.total.item())
-        if total - total != 0.0:
-            raise NumericError(
-                f"the model's logits are not finite at token {self.decoded}; its weights or "
-                "its dtype are broken, or a logit bias masks every token",
-                phase="decode",
-                completion_tokens=self.decoded,
-            )
-
-    def _remember(self, tokens: mx.array) -> None:
-        if self._sampler.processors:
-            history = self._history
-            self._history = tokens if history is None else mx.concatenate([history, tokens])
+    def _replay(self) -> None:
+        """Evaluate the next chunk of the prompt again, or the next few tokens, one by one."""
+        assert self._replayed is not None
+        prompt_end, end = len(self.plan.prompt) - 1, len(self.tokens) - 1
+        if self._replayed < prompt_end:
+            stop = min(self._replayed + self._chunk_tokens, prompt_end)
+            mx.eval(self._extend(self.tokens[self._replayed : stop]))
+        else:
+            stop = min(self._replayed + _REPLAYED_STEPS, end)
+            for place in range(self._replayed, stop):
+                mx.eval(self._extend(self.tokens[place : place + 1]))
+        self._replayed = None if stop == end else stop

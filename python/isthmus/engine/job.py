@@ -6,13 +6,12 @@ by the loop while it runs, each a plain assignment: `granted` and `is_cancelled`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
 from ..errors import IsthmusError
-from ..text.stream import TextStream
 
 
 class Phase(Enum):
@@ -36,33 +35,84 @@ NEXT_PHASES = {
 class Steps(Protocol):
     """One generation's model work; `engine.generate.Sequence`."""
 
+    room: int
     prefilled: int
+    cached: int
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens to evaluate before it decodes."""
+        ...
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether the prompt is not yet evaluated."""
+        """Whether there are any."""
         ...
 
-    def prefill(self) -> None:
-        """Evaluate the next chunk of the prompt."""
+    @property
+    def is_finished(self) -> bool:
+        """Whether no token may follow."""
         ...
 
-    def decode(self) -> int:
-        """Return the next token."""
+    def report(self) -> dict[str, Any]:
+        """Return what the result says of how it was generated."""
+        ...
+
+
+class Decoder(Protocol):
+    """The model work of all generations of one model; `engine.decoder.Decoder`."""
+
+    def limit_tokens(self, is_anybody_decoding: bool) -> int:
+        """Return how many prompt tokens may be evaluated at once."""
+        ...
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """Learn how fast prompts are evaluated."""
+        ...
+
+    def prefill(self, waiting: Sequence[Any], limit: int) -> list[tuple[Any, Exception]]:
+        """Evaluate about `limit` prompt tokens of the first; return who failed, and why."""
+        ...
+
+    def decode(self, ready: Sequence[Any]) -> list[tuple[Any, list[Any] | Exception]]:
+        """Do one unit of work; return whose tokens came of it, or who failed."""
+        ...
+
+    def close(self, sequence: Any, is_sound: bool = True) -> None:
+        """End a generation."""
         ...
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a job ended."""
+    """How a job ended; `report` says how it was generated."""
 
     finish_reason: str
     stop: str | int | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
     started_at: float
     first_token_at: float
     ended_at: float
+    report: dict[str, Any]
+
+
+class TextOutput(Protocol):
+    """Turns tokens into text; `text.stream.TextStream`."""
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
+        ...
+
+    def add(self, token: int) -> str:
+        """Take a token; return the text that it completes."""
+        ...
+
+    def finish(self) -> str:
+        """Return the rest of the text."""
+        ...
 
 
 class Listener(Protocol):
@@ -93,27 +143,33 @@ class Job:
         prompt: Token ids.
         max_tokens: Most tokens to emit.
         end_tokens: Ids that end it and are not emitted.
-        open: Makes the model work and the text stream, on the engine thread.
-        describe: The log-probabilities of the token just decoded, or None when not asked for.
+        open: Makes the model work and the text output, on the engine thread.
+        describe: The log-probabilities of a token by its logits, or None when not asked for.
         listener: Hears of it, on the event loop.
         granted: Tokens that the reader has room for, counted from the first.
+        model: Whose time it takes.
+        priority: Higher is admitted, and its prompt evaluated, first.
         is_cancelled: Set by the loop: drop it, nobody listens.
     """
 
     prompt: list[int]
     max_tokens: int
     end_tokens: frozenset[int]
-    open: Callable[[], tuple[Steps, TextStream]]
-    describe: Callable[[Steps, int], dict[str, Any]] | None
+    open: Callable[[], tuple[Decoder, Steps, TextOutput]]
+    describe: Callable[[Any, int], dict[str, Any]] | None
     listener: Listener
     granted: int
+    model: str = ""
+    priority: int = 0
     is_cancelled: bool = False
     phase: Phase = Phase.QUEUE
     emitted: int = 0
+    added_at: float = 0.0
     started_at: float = 0.0
     first_token_at: float = 0.0
+    decoder: Decoder | None = field(default=None, repr=False)
     steps: Steps | None = field(default=None, repr=False)
-    text: TextStream | None = field(default=None, repr=False)
+    text: TextOutput | None = field(default=None, repr=False)
 
     def enter(self, phase: Phase) -> None:
         """Change the phase.

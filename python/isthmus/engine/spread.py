@@ -38,7 +38,7 @@ def spread(rows: int, tokens: int, run: Callable[[int, int], mx.array]) -> mx.ar
     bounds = [rows * part // parts for part in range(parts + 1)]
     made = []
     with _one_blas_thread():
-        for stream, start, stop in zip(_streams(), bounds, bounds[1:], strict=False):
+        for stream, start, stop in zip(processor_streams(), bounds, bounds[1:], strict=False):
             with mx.stream(stream):
                 made.append(run(start, stop))
         mx.eval(made)
@@ -54,8 +54,8 @@ def _processors() -> int:
 
 
 @cache
-def _streams() -> tuple[Any, ...]:
-    """Return streams of this thread: they cannot be used on another."""
+def processor_streams() -> tuple[Any, ...]:
+    """Return a stream for each processor; of this thread: they cannot be used on another."""
     return tuple(mx.new_stream(mx.cpu) for _ in range(_processors()))
 
 
@@ -72,6 +72,18 @@ def _one_blas_thread() -> Iterator[None]:
         yield
     finally:
         library.openblas_set_num_threads(before)
+
+
+@cache
+def batching_pays(is_fp32: bool) -> bool:
+    """Whether a step of many rows costs little more than one of a single row.
+
+    On a GPU it does. On a CPU only what an optimised BLAS multiplies gains; mlx's own loops, for 16
+    bits and quantised weights, cost the same for each row.
+    """
+    if mx.default_device() != mx.Device(mx.cpu):
+        return True
+    return is_fp32 and hasattr(ctypes.CDLL(None), "cblas_sgemm")
 
 
 @cache

@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import EngineDead, QueueFull
-from ..limits import GENERATE_QUEUE_LIMIT
+from ..limits import GENERATE_QUEUE_LIMIT, RUNNING_LIMIT
 from .job import Job
 from .scheduler import Errand, Scheduler, StepWork
 
 T = TypeVar("T")
 
-_RETRY_AFTER_MS = 1_000.0
+_LEAST_RETRY_MS = 100.0
 
 
 class EngineThread:
@@ -74,7 +74,7 @@ class EngineThread:
         if self._unsettled >= GENERATE_QUEUE_LIMIT:
             raise QueueFull(
                 f"{GENERATE_QUEUE_LIMIT} generations are already queued; try again later",
-                retry_after_ms=_RETRY_AFTER_MS,
+                retry_after_ms=self._queue_wait_ms(),
                 phase="queue",
             )
         self._unsettled += 1
@@ -159,6 +159,10 @@ class EngineThread:
             state = "starting"
         age = None if state == "idle" else (self._clock() - self._progress_at) * 1_000
         return {"state": state, "progress_age_ms": age}
+
+    def _queue_wait_ms(self) -> float:
+        """Return about how long it takes until a place in the queue is free."""
+        return max(self._scheduler.service_s * 1_000 / RUNNING_LIMIT, _LEAST_RETRY_MS)
 
     def _check_alive(self) -> None:
         if self._failure is not None:

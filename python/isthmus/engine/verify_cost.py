@@ -18,6 +18,8 @@ import mlx.core as mx
 from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from .speculation import expected_tokens
+
 _CONTEXT_TOKENS: Final = 16
 """Tokens in the caches while it is measured: enough that attention has something to do."""
 
@@ -101,14 +103,12 @@ class CostMeasurement:
 def expected_speedup(acceptance: float, draft_tokens: int, costs: Costs) -> float:
     """Return how many times faster speculation emits tokens than the target alone.
 
-    Leviathan et al. 2023, theorem 3.8: a round emits (1 - a^(k+1)) / (1 - a) tokens.
-
     Args:
         acceptance: Chance that a drafted token is accepted, from 0 to 1.
         draft_tokens: Drafted tokens of a round.
     """
-    tokens = sum(acceptance**power for power in range(draft_tokens + 1))
-    return tokens * costs.target_step_ms / (draft_tokens * costs.draft_step_ms + costs.verify_ms)
+    round_ms = draft_tokens * costs.draft_step_ms + costs.verify_ms
+    return expected_tokens(acceptance, draft_tokens) * costs.target_step_ms / round_ms
 
 
 def break_even_acceptance(draft_tokens: int, costs: Costs) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from ..errors import IsthmusError
 from .streams import Stream
 
 
@@ -102,6 +103,9 @@ class Generation:
 
     `break`, an exception or a cancelled task cancels the request, and so does letting it go. The
     result is made of the deltas that were read and of those that are left.
+
+    The error of a generation has what was delivered before it in `details["partial"]`: `text`,
+    `ids` and `completion_tokens`. With any of it the error is never `retryable`.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -120,6 +124,10 @@ class Generation:
         try:
             async for payload in deltas:
                 yield self._keep(payload)
+        except IsthmusError as error:
+            if error is self._stream.error:
+                error.details["partial"] = self._partial()
+            raise
         finally:
             await deltas.aclose()
 
@@ -141,6 +149,10 @@ class Generation:
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or []) + delta.logprobs
         return delta
+
+    def _partial(self) -> dict[str, Any]:
+        text, ids = "".join(self._text), list(self._ids)
+        return {"text": text, "ids": ids, "completion_tokens": len(ids)}
 
     async def _result(self) -> GenerationResult:
         async for _ in self:

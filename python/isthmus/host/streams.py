@@ -131,9 +131,11 @@ class Stream:
             self._notify()
 
     def on_error(self, error: IsthmusError) -> None:
-        """Settle; what arrived before can still be read."""
+        """Settle; what arrived before can still be read, and the request is not to be repeated."""
         if not self.is_settled:
             error.details.setdefault("received", self.received)
+            if self.received:
+                error.retryable = False  # type: ignore[misc]
             self.is_settled, self.error = True, error
             self._notify()
 

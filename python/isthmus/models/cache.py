@@ -206,5 +206,5 @@ def _release(model: LoadedModel) -> None:
     """Drop the weights where they were made, and give their memory back; on the engine thread."""
     import mlx.core as mx
 
-    model.network = None
+    model.release()
     mx.clear_cache()

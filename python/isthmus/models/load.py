@@ -57,6 +57,11 @@ class LoadedModel:
             found = self._operations[key] = make()
         return found
 
+    def release(self) -> None:
+        """Drop the weights and what was made for operations; where the weights were made."""
+        self.network = None
+        self._operations.clear()
+
     def info(self) -> dict[str, Any]:
         """Return the model info of the protocol (section 3)."""
         quantization = self.verified.quantization

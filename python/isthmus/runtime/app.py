@@ -207,9 +207,9 @@ def import_models() -> None:
     import mlx_lm.generate
     import mlx_lm.utils
 
-    from ..engine import draft, generate, sampling
+    from ..engine import decoder, draft
 
-    del mlx_lm, draft, generate, sampling
+    del mlx_lm, decoder, draft
     # The libraries' half a million objects live for ever: no collection need look at them again.
     gc.freeze()
 

@@ -6,13 +6,12 @@ import secrets
 from typing import Any, Final
 
 from ..errors import InvalidRequest
-from ..limits import PENALTY_CONTEXT_TOKENS
+from ..limits import CONTEXT_LIMIT, PENALTY_CONTEXT_TOKENS
 from ..models.load import LoadedModel
 from .params import Params
 
 SEED_LIMIT: Final = 2**53 - 1
 _BIAS_LIMIT: Final = 65_536
-_CONTEXT_LIMIT: Final = 2**31 - 1
 
 
 def read_sampling(fields: Params, model: LoadedModel) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def read_sampling(fields: Params, model: LoadedModel) -> dict[str, Any]:
     return {
         "temperature": fields.number("temperature", 0.0, 10.0, 0.0),
         "top_p": top_p,
-        "top_k": fields.integer("top_k", 0, _CONTEXT_LIMIT, 0),
+        "top_k": fields.integer("top_k", 0, CONTEXT_LIMIT, 0),
         "min_p": fields.number("min_p", 0.0, 1.0, 0.0),
         "repetition_penalty": repetition,
         "repetition_context_size": _context_size(fields, "repetition_context_size"),
@@ -43,7 +42,7 @@ def read_sampling(fields: Params, model: LoadedModel) -> dict[str, Any]:
 
 
 def _context_size(fields: Params, name: str) -> int:
-    return fields.integer(name, 1, _CONTEXT_LIMIT, PENALTY_CONTEXT_TOKENS)
+    return fields.integer(name, 1, CONTEXT_LIMIT, PENALTY_CONTEXT_TOKENS)
 
 
 def _read_bias(fields: Params, model: LoadedModel) -> dict[int, float]:

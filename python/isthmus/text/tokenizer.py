@@ -76,6 +76,7 @@ class TextTokenizer:
         self._added = added or ([], [])
         """What goes before and after the parts of a text."""
         self._can_decode_fast = self._fast is not None and self._decodes_alike()
+        self._bind_template_budget()
 
     @property
     def is_fast(self) -> bool:
@@ -177,7 +178,8 @@ class TextTokenizer:
             options: Variables of the template, such as `add_generation_prompt` and `tools`.
 
         Raises:
-            InvalidRequest: There is no template, or it refuses the messages.
+            InvalidRequest: There is no template, it refuses the messages, or it wants to build more
+                than it may.
         """
         if not self.has_chat_template:
             raise InvalidRequest(
@@ -186,12 +188,23 @@ class TextTokenizer:
             )
         try:
             text = self.wrapper.apply_chat_template(messages, tokenize=False, **options)
+        except (MemoryError, OverflowError, RecursionError) as error:
+            raise InvalidRequest(
+                "the model's chat template is at fault, not the messages: "
+                f"{type(error).__name__}: {error}; send `prompt` or `ids` instead",
+                field="messages",
+            ) from error
         except Exception as error:  # a template is a program: it may raise anything
             raise InvalidRequest(
                 f"the chat template refused these messages: {type(error).__name__}: {error}",
                 field="messages",
             ) from error
         return str(text)
+
+    def _bind_template_budget(self) -> None:
+        from .template import bind_template_budget
+
+        bind_template_budget(self.wrapper._tokenizer)
 
     def _encode_whole(self, texts: list[str], add_special_tokens: bool) -> list[array[int]]:
         assert self._fast is not None

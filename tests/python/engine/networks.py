@@ -9,11 +9,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.generate import generation_stream
 from mlx_lm.models.llama import Model, ModelArgs
 
 from isthmus.engine.draft import DraftBatch, DraftItem, Verdict
-from isthmus.engine.generate import open_sequence
-from isthmus.engine.sampling import SamplingOptions, top_logprobs
+from isthmus.engine.generate import Plan, Sequence
+from isthmus.engine.sampling import SamplingOptions, describe
 from isthmus.errors import IsthmusError
 from isthmus.models import BUILTIN_ROOT
 from isthmus.models.load import load_network
@@ -89,14 +90,15 @@ def generated(
     model: Any, prompt: list[int], options: SamplingOptions, count: int
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return what `generate` emits, and what it says of each token and the best three."""
-    sequence = open_sequence(model, VOCAB_SIZE, prompt, options, count, CHUNK_TOKENS)
+    plan = Plan(prompt, options, count, may_batch=False)
+    sequence = Sequence(model, VOCAB_SIZE, plan, CHUNK_TOKENS, generation_stream)
     while sequence.is_prefilling:
-        sequence.prefill()
+        sequence.prefill(CHUNK_TOKENS)
     ids, shown = [], []
     for _ in range(count):
-        ids.append(sequence.decode())
-        assert sequence.logprobs is not None
-        shown.append(top_logprobs(sequence.logprobs, ids[-1], 3))
+        ((token, logits),) = sequence.decode()
+        ids.append(token)
+        shown.append(describe(logits, token, 3))
     return ids, shown
 
 

@@ -1,7 +1,8 @@
-"""Who runs next: one prompt chunk a step, a token for everybody else, and each failure alone."""
+"""Who runs next: one unit of work a step, shared fairly, and each failure alone."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +11,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.engine.job import NEXT_PHASES, Job, Phase
-from isthmus.engine.scheduler import RUNNING_LIMIT, Errand, Scheduler
+from isthmus.engine.scheduler import Errand, Scheduler
 from isthmus.errors import EngineDead, InternalError, NumericError
-from tests.python.engine.fakes import FakeErrand, listener_of, make_job
+from isthmus.limits import PREFILL_WEIGHT, PROMPT_AGE_TOKENS_PER_S, RUNNING_LIMIT
+from tests.python.engine.fakes import FakeDecoder, FakeErrand, listener_of, make_job
 
 
 class Bench:
-    """A scheduler whose posts happen at once, and whose clock counts steps."""
+    """A scheduler whose posts happen at once, and whose clock counts what steps cost."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.now = 0.0
-        self.scheduler = Scheduler(lambda call, arguments: call(*arguments), lambda: self.now)
+        self.costs: dict[str, float] = {}
+        self.closed: list[tuple[Any, bool]] = []
+        self.decoders: dict[str, FakeDecoder] = {}
+        self.scheduler = Scheduler(lambda call, arguments: call(*arguments), self.clock)
+
+    def clock(self) -> float:
+        """Return one second for each step that was done, or what it is said to cost."""
+        return sum(self.costs.get(entry.split(":")[0], 1.0) for entry in self.log) + self.now
 
     def add(self, name: str, **options: Any) -> Job:
-        """Queue a job."""
-        job = make_job(name, self.log, **options)
+        """Queue a job; those of a model share a decoder."""
+        model, script = options.get("model", "model"), options.get("script") or {}
+        decoder = self.decoders.setdefault(model, FakeDecoder(self.closed, script))
+        job = make_job(name, self.log, decoder=decoder, **options)
         self.scheduler.add(job)
         return job
 
@@ -35,11 +46,15 @@ class Bench:
             self.now += 1.0
             self.scheduler.step()
 
-    def run(self, limit: int = 1_000) -> None:
+    def run(self, limit: int = 2_000) -> None:
         """Step until there is nothing to do."""
         while self.scheduler.has_work:
             assert (limit := limit - 1) > 0, "the scheduler does not come to rest"
             self.step()
+
+    def names(self) -> list[str]:
+        """Return whose steps were done, in order."""
+        return [entry.split(":")[0] for entry in self.log]
 
 
 @pytest.fixture
@@ -56,6 +71,7 @@ def test_a_job_goes_from_its_prompt_to_its_end(bench: Bench) -> None:
     assert (heard.ids, heard.text) == ([0, 1, 2], "abc")
     (outcome,) = heard.outcomes
     assert (outcome.finish_reason, outcome.stop) == ("length", None)
+    assert outcome.report == {"name": "a"}
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (2, 3)
     assert 0 < outcome.started_at < outcome.first_token_at < outcome.ended_at
     assert job.steps is None and not bench.scheduler.jobs
@@ -65,41 +81,6 @@ def test_between_two_chunks_of_a_prompt_its_listener_hears_how_far_it_is(bench: 
     job = bench.add("a", chunks=3, max_tokens=1)
     bench.run()
     assert listener_of(job).prefilled == [(1, 3), (2, 3)]
-
-
-def test_a_step_does_one_prompt_chunk_however_many_prompts_wait(bench: Bench) -> None:
-    for name in "abc":
-        bench.add(name, chunks=2, max_tokens=1)
-    for _ in range(6):
-        before = len(bench.log)
-        bench.step()
-        assert sum(":p" in entry for entry in bench.log[before:]) == 1
-    assert [entry for entry in bench.log if ":p" in entry] == [
-        "a:p0",
-        "a:p1",
-        "b:p0",
-        "b:p1",
-        "c:p0",
-        "c:p1",
-    ]
-
-
-def test_a_long_prompt_delays_the_others_tokens_by_one_chunk_a_step(bench: Bench) -> None:
-    bench.add("fast", max_tokens=20)
-    bench.step(2)
-    bench.add("long", chunks=10)
-    bench.log.clear()
-    bench.step(5)
-    assert [entry.split(":")[0] for entry in bench.log] == ["fast", "long"] * 5
-
-
-def test_all_that_decode_get_a_token_in_every_step(bench: Bench) -> None:
-    for name in "abcd":
-        bench.add(name, max_tokens=50)
-    bench.step(10)
-    bench.log.clear()
-    bench.step(3)
-    assert sorted(entry[0] for entry in bench.log) == sorted("abcd" * 3)
 
 
 def test_a_starved_job_does_not_run_and_stops_nobody(bench: Bench) -> None:
@@ -246,13 +227,170 @@ def errand(bench: Bench, name: str, steps: int, **options: Any) -> tuple[list[An
     return ends, wanted
 
 
-def test_an_errand_has_one_step_in_turn_with_the_tokens_of_others(bench: Bench) -> None:
+def test_a_step_is_one_unit_of_work(bench: Bench) -> None:
+    for name in "abc":
+        bench.add(name, chunks=2, max_tokens=2)
+    bench.add("m", model="other")
+    while bench.scheduler.has_work:
+        before = len(bench.log)
+        bench.step()
+        assert len(bench.log) - before <= 1
+
+
+def test_the_shortest_prompt_goes_first_and_waiting_makes_shorter(bench: Bench) -> None:
+    bench.add("long", chunks=9, max_tokens=1)
+    bench.add("short", chunks=2, max_tokens=1)
+    bench.step(2)
+    assert bench.log == ["short:p0", "short:p1"]
+    old, new = Bench(), Bench()
+    for waited_s, on in ((0.0, new), (10 / PROMPT_AGE_TOKENS_PER_S, old)):
+        on.add("old", chunks=9)
+        on.now += waited_s
+        on.add("new", chunks=1)
+        on.scheduler.step()
+    assert (new.log, old.log) == (["new:p0"], ["old:p0"])
+
+
+def test_a_higher_priority_goes_first_in_the_queue_and_in_prefill(bench: Bench) -> None:
+    bench.add("a", chunks=1)
+    bench.add("b", chunks=5, priority=3)
+    bench.step()
+    assert bench.log == ["b:p0"]
+    crowd = Bench()
+    for number in range(RUNNING_LIMIT + 1):
+        crowd.add(f"n{number}", max_tokens=1)
+    crowd.add("urgent", max_tokens=1, priority=1)
+    crowd.step()
+    assert crowd.log == ["urgent:p0"]
+
+
+def test_a_place_goes_to_the_model_that_runs_the_fewest(bench: Bench) -> None:
+    for number in range(RUNNING_LIMIT * 2):
+        bench.add(f"a{number}", model="a")
+    rare = bench.add("b", model="b")
+    bench.scheduler.step()
+    assert rare.steps is not None
+    assert sum(job.steps is not None for job in bench.scheduler.jobs) == RUNNING_LIMIT
+
+
+def test_a_short_prompt_has_more_time_than_the_tokens_of_others(bench: Bench) -> None:
+    bench.add("fast", max_tokens=500)
+    bench.step(2)
+    bench.add("long", chunks=200)
+    bench.log.clear()
+    bench.step(100)
+    counted = Counter(bench.names())
+    assert counted["long"] == pytest.approx(
+        PREFILL_WEIGHT * counted["fast"], abs=2 * PREFILL_WEIGHT
+    )
+
+
+def test_a_very_long_prompt_has_as_much_time_as_the_tokens_of_others(bench: Bench) -> None:
+    bench.add("fast", max_tokens=500)
+    bench.step(2)
+    bench.add("long", chunks=4_000)
+    bench.log.clear()
+    bench.step(100)
+    assert abs(bench.names().count("fast") - 50) <= 1
+
+
+def test_chunks_are_short_only_while_others_wait_for_tokens(bench: Bench) -> None:
+    bench.add("a", chunks=2, max_tokens=9)
+    bench.step(2)
+    bench.add("b", chunks=2, max_tokens=9)
+    bench.run()
+    assert bench.decoders["model"].busy == [False, False, True, True]
+    assert bench.decoders["model"].took_tokens == 4
+
+
+def test_all_that_decode_get_as_many_tokens(bench: Bench) -> None:
+    for name in "abcd":
+        bench.add(name, max_tokens=50)
+    bench.step(8)
+    bench.log.clear()
+    bench.step(40)
+    assert set(Counter(bench.names()).values()) == {10}
+
+
+def test_a_slow_model_does_not_slow_down_a_fast_one(bench: Bench) -> None:
+    bench.costs = {"slow": 100.0}
+    bench.add("slow", model="slow", max_tokens=500)
+    bench.add("fast", model="fast", max_tokens=500)
+    bench.step(4)
+    bench.log.clear()
+    bench.step(303)
+    counted = Counter(bench.names())
+    assert counted["fast"] == pytest.approx(100 * counted["slow"], abs=101)
+
+
+def test_a_model_that_was_idle_saved_up_no_time(bench: Bench) -> None:
+    bench.add("a", model="a", max_tokens=500)
+    bench.step(200)
+    bench.add("b", model="b", max_tokens=500)
+    bench.step(2)
+    bench.log.clear()
+    bench.step(20)
+    assert Counter(bench.names()) == {"a": 10, "b": 10}
+
+
+def test_tokens_that_come_at_once_stay_within_the_credit(bench: Bench) -> None:
+    job = bench.add("a", burst=4, granted=6, max_tokens=100)
+    bench.run()
+    assert listener_of(job).ids == [0, 1, 2, 3, 4, 5] and not listener_of(job).has_ended
+
+
+def test_of_tokens_that_come_at_once_those_behind_the_end_are_dropped(bench: Bench) -> None:
+    job = bench.add("a", burst=4, max_tokens=9, end_tokens=frozenset({2}))
+    other = bench.add("b", burst=4, max_tokens=3)
+    bench.run()
+    assert listener_of(job).ids == [0, 1] and listener_of(job).has_ended
+    assert listener_of(other).ids == [0, 1, 2] and listener_of(other).has_ended
+
+
+def test_what_nothing_may_follow_ends_without_another_step(bench: Bench) -> None:
+    job = bench.add("a", max_tokens=9, finishes_at=2)
+    bench.run()
+    (outcome,) = listener_of(job).outcomes
+    assert (outcome.finish_reason, outcome.stop, listener_of(job).ids) == ("stop", None, [0, 1])
+    assert bench.log[-1] == "a:d1"
+
+
+def test_every_end_closes_the_model_work_and_tells_whether_it_is_sound(bench: Bench) -> None:
+    good, bad = bench.add("good"), bench.add("bad", script={"d1": RuntimeError("boom")})
+    left = bench.add("left", chunks=5)
+    bench.step()
+    steps = [job.steps for job in (good, bad, left)]
+    left.is_cancelled = True
+    bench.run()
+    assert dict(bench.closed) == {steps[0]: True, steps[1]: False, steps[2]: True}
+
+
+@pytest.mark.parametrize("at", ["prefill", "decode"])
+def test_when_a_decoder_fails_as_a_whole_its_jobs_fail_and_the_others_go_on(
+    bench: Bench, at: str
+) -> None:
+    script: dict[str, Exception] = {at: RuntimeError("boom")}
+    bad = [bench.add(name, model="bad", script=script) for name in "ab"]
+    good = bench.add("good", model="good")
+    bench.run()
+    assert all("boom" in listener_of(job).errors[0].message for job in bad)
+    assert listener_of(good).outcomes
+
+
+def test_how_long_jobs_run_is_known(bench: Bench) -> None:
+    assert bench.scheduler.service_s == 0.0
+    bench.add("a")
+    bench.run()
+    assert bench.scheduler.service_s > 0.0
+
+
+def test_an_errand_shares_the_time_with_the_tokens_of_others(bench: Bench) -> None:
     bench.add("a", max_tokens=20)
     bench.step(2)
     bench.log.clear()
     ends, _ = errand(bench, "e", 3)
-    bench.step(4)
-    assert [entry.split(":")[0] for entry in bench.log] == ["a", "e", "a", "e", "a", "e", "a"]
+    bench.step(7)
+    assert Counter(bench.names()) == {"a": 4, "e": 3}
     assert ends == [None]
 
 

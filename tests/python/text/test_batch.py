@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -91,7 +93,7 @@ async def test_a_template_that_does_not_end_keeps_no_tokenizer_waiting(
     pool: TextPool, tokenizer: TextTokenizer
 ) -> None:
     gate = threading.Event()
-    template = asyncio.ensure_future(pool.run_template(lambda: gate.wait(WAIT_S)))
+    template = asyncio.ensure_future(pool.run_templates([lambda: gate.wait(WAIT_S)]))
     operation = encode(pool, tokenizer, Result.IDS)
     try:
         async with asyncio.timeout(WAIT_S):
@@ -99,7 +101,7 @@ async def test_a_template_that_does_not_end_keeps_no_tokenizer_waiting(
         assert ids.tolist() == tokenizer.encode("Hello") and not template.done()
     finally:
         gate.set()
-        await template
+    assert await template == [True]
 
 
 async def test_a_conversation_that_the_template_refuses_fails_alone(
@@ -114,25 +116,128 @@ async def test_a_conversation_that_the_template_refuses_fails_alone(
     assert operation.now([good], 1) is None and operation.cost(good) == 1
 
 
-async def test_a_template_that_does_not_end_is_an_error_and_what_waited_behind_it_goes_on(
-    pool: TextPool, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+class Scripted:
+    """Stands for a tokenizer whose template does what the first message says."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.gate = threading.Event()
+
+    def render(self, messages: list[Any], options: dict[str, Any]) -> str:
+        """Loop for ever, wait for the test in one operation, or answer."""
+        self.threads.append(threading.current_thread())
+        what = messages[0]["content"]
+        while what == "loop":
+            pass
+        while what == "swallow" and not self.gate.is_set():
+            with contextlib.suppress(BaseException):
+                while not self.gate.is_set():
+                    pass
+        if what == "wait":
+            self.gate.wait(WAIT_S)
+        return str(what)
+
+
+def conversation(what: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return an item of `Render`."""
+    return [{"role": "user", "content": what}], {}
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """Templates under a short deadline; none outlives the test."""
+    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", 0.05)
+    scripted = Scripted()
+    yield scripted
+    scripted.gate.set()
+    for thread in scripted.threads:
+        thread.join(WAIT_S)
+    assert not any(thread.is_alive() for thread in scripted.threads)
+
+
+@pytest.mark.parametrize("what", ["loop", "swallow", "wait"])
+async def test_a_template_that_does_not_end_is_an_error_of_its_conversation_alone(
+    pool: TextPool, scripted: Scripted, what: str
 ) -> None:
-    gate = threading.Event()
+    operation = Render(pool, scripted, "test")  # type: ignore[arg-type]
+    items = [conversation(each) for each in ("a", what, "b", what, "c")]
+    async with asyncio.timeout(WAIT_S):
+        first, stuck, second, again, last = await operation.begin(items)
+    assert (first, second, last) == ("a", "b", "c")
+    assert [stuck.phase, again.phase] == ["template", "template"]
+    assert isinstance(stuck, DeadlineExceeded)
+    assert pool.templates_ended == 2
+    pool.close()
 
-    class Endless:
-        def render(self, messages: list[Any], options: dict[str, Any]) -> str:
-            """Wait for the test."""
-            gate.wait(WAIT_S)
-            return "late"
 
-    item = ([{"role": "user", "content": "hi"}], {"add_generation_prompt": True})
-    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", 0.01)
-    endless = Render(pool, Endless(), "test")  # type: ignore[arg-type]
-    try:
-        with pytest.raises(DeadlineExceeded) as caught:
-            await endless.begin([item])
-        assert caught.value.phase == "template"
-    finally:
-        gate.set()
-    monkeypatch.undo()
-    assert await Render(pool, tokenizer, "test").begin([item]) == [tokenizer.render(*item)]
+async def test_the_thread_of_a_template_that_loops_is_ended_and_another_takes_its_place(
+    pool: TextPool, scripted: Scripted
+) -> None:
+    operation = Render(pool, scripted, "test")  # type: ignore[arg-type]
+    async with asyncio.timeout(WAIT_S):
+        await operation.begin([conversation("loop")])
+        assert await operation.begin([conversation("next")]) == ["next"]
+    looping, fresh = scripted.threads
+    looping.join(WAIT_S)
+    assert not looping.is_alive() and fresh.is_alive()
+    pool.close()
+
+
+async def test_what_waits_behind_a_template_that_does_not_end_has_its_whole_deadline(
+    pool: TextPool, scripted: Scripted
+) -> None:
+    stuck, patient = (Render(pool, scripted, name) for name in ("stuck", "patient"))  # type: ignore[arg-type]
+    async with asyncio.timeout(WAIT_S):
+        outcomes = await asyncio.gather(
+            stuck.begin([conversation("loop"), conversation("loop")]),
+            patient.begin([conversation("good")]),
+        )
+    assert outcomes[1] == ["good"]
+    # The second endless one had to queue again: the other had its turn before it.
+    assert len(scripted.threads) == 3 and scripted.threads[1] is scripted.threads[2]
+    pool.close()
+
+
+async def test_a_rendering_that_nobody_waits_for_any_more_is_ended_too(
+    pool: TextPool, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", WAIT_S)
+    operation = Render(pool, scripted, "test")  # type: ignore[arg-type]
+    abandoned = operation.begin([conversation("loop")])
+    while not scripted.threads:
+        await asyncio.sleep(0)
+    abandoned.cancel()
+    async with asyncio.timeout(WAIT_S):
+        assert await operation.begin([conversation("next")]) == ["next"]
+    assert pool.templates_ended == 1
+    pool.close()
+
+
+async def test_a_batch_that_takes_long_is_no_template_that_does_not_end(
+    pool: TextPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = [threading.Event() for _ in range(4)]
+    ended = [threading.Event() for _ in range(4)]
+    wait, deadlines = asyncio.wait, iter(range(3))
+
+    def render(index: int) -> int:
+        begun[index].set()
+        ended[index].wait(WAIT_S)
+        return index
+
+    async def until_the_next_begins(
+        waiting: set[asyncio.Future[None]], timeout: float
+    ) -> tuple[set[asyncio.Future[None]], set[asyncio.Future[None]]]:
+        """Stand for a deadline that passes while each rendering but the first runs."""
+        index = next(deadlines, None)
+        if index is None:
+            ended[-1].set()
+            return await wait(waiting, timeout=WAIT_S)
+        ended[index].set()
+        await asyncio.to_thread(begun[index + 1].wait, WAIT_S)
+        return set(), waiting
+
+    monkeypatch.setattr(asyncio, "wait", until_the_next_begins)
+    assert await pool.run_templates([partial(render, index) for index in range(4)]) == [0, 1, 2, 3]
+    assert pool.templates_ended == 0
+    pool.close()

@@ -101,6 +101,40 @@ def test_nothing_is_held_back_that_cannot_begin_a_stop(text: str, stops: tuple[s
         assert not held or any(stop.startswith(held) for stop in stops)
 
 
+class PlainMatcher:
+    """What `StopMatcher` must do, in as few words as possible; slow."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.matched: str | None = None
+
+    def add(self, text: str) -> str:
+        """Look for every stop in all that is held."""
+        text = self._held + text
+        matches = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if matches:
+            at, self.matched = min(matches, key=lambda match: (match[0], -len(match[1])))
+            self._held = ""
+            return text[:at]
+        ends = [text[at:] for at in range(len(text) + 1)]
+        self._held = next(
+            (end for end in ends if any(stop.startswith(end) for stop in self._stops)), ""
+        )
+        return text.removesuffix(self._held)
+
+
+@MANY
+@given(st.lists(st.text(alphabet="ab\n", max_size=12), max_size=8), STOPS, STOPS)
+def test_every_part_gives_what_the_plain_matcher_gives(
+    parts: list[str], stops: tuple[str, ...], halves: tuple[str, ...]
+) -> None:
+    stops += tuple(half + half + half[:1] for half in halves)
+    ours, plain = StopMatcher(stops), PlainMatcher(stops)
+    for part in parts:
+        assert (ours.add(part), ours.matched) == (plain.add(part), plain.matched)
+
+
 def test_of_two_matches_the_first_counts_and_of_two_at_one_place_the_longer() -> None:
     matcher = StopMatcher(("bc", "b", "a"))
     assert (matcher.add("xxbca"), matcher.matched) == ("xx", "bc")

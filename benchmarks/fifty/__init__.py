@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.fifty_questions`: questions, models, the four sides, passes, tables."""

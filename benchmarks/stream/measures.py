@@ -1,0 +1,131 @@
+"""What `benchmarks.streaming` measures: a token's price, and what streams do to each other."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..fifty import models, questions
+from ..harness import Figure, node_path, percentile, tidy
+from ..ipc import subjects, tokens
+from ..ipc.calls import Record
+from ..processes import Subject
+
+STREAMS: Final = 8
+_ECHO_EVERY_MS: Final = 5
+_TOKENIZE_EVERY_MS: Final = 20
+_SLOW_MS: Final = 100
+"""What the slow reader rests after each delta; its stream is out of credit most of the time."""
+
+_CREDIT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured; tokens are those of each stream.
+
+    Attributes:
+        generations: Of one stream, each way.
+        lag_tokens: While echoes go there and back.
+        tokenize_tokens: While texts are tokenized, on the large model.
+        reader_rounds: With the slow reader and without.
+    """
+
+    generations: int
+    lag_tokens: int
+    tokenize_tokens: int
+    reader_rounds: int
+    reader_tokens: int
+
+
+QUICK: Final = Plan(8, 120, 24, 1, 60)
+FULL: Final = Plan(60, 1_500, 60, 5, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The figures with a target, those without, and the detail."""
+
+    figures: list[Figure]
+    further: dict[str, Any]
+    detail: dict[str, Any]
+
+
+def measure(plan: Plan, is_quick: bool) -> Outcome:
+    """Measure everything."""
+    record = Record()
+    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
+        written = models.write_all(Path(folder), is_quick)
+        embedded, large = (str(written[name].folder) for name in (models.EMBEDDED, models.LARGE))
+        _price(record, plan)
+        with _streams() as ours:
+            for source in (embedded, large):
+                ours.ask("load", source=source)
+            _readers(record, ours, embedded, plan)
+            lag = _beside(ours, embedded, "echo", _ECHO_EVERY_MS, plan.lag_tokens)
+            tokenized = _beside(ours, large, "tokenize", _TOKENIZE_EVERY_MS, plan.tokenize_tokens)
+    detail = {
+        "streams": record.to_json(),
+        "echo_ms": _percentiles(lag["waits"]),
+        "loop_lag_max_ms": {"embedded": lag["loopLagMaxMs"], "large": tokenized["loopLagMaxMs"]},
+        "tokenize_ms": _percentiles(tokenized["waits"]),
+        "large_parameters": written[models.LARGE].parameters,
+    }
+    slow = percentile(tokenized["waits"], 0.99)
+    further = {
+        "token_extra_us": tidy(record.spread("generate/token_extra_us").median),
+        "loop_lag_p99_ms": tidy(percentile(lag["waits"], 0.99)),
+        "slow_reader_slowdown": tidy(record.ratio(_WITH_SLOW, _WITHOUT_SLOW).median),
+    }
+    return Outcome([Figure("tokenize_p99_ms_under_decode", slow, 10, "ms")], further, detail)
+
+
+def _price(record: Record, plan: Plan) -> None:
+    """Generate with one stream from Node and in one process, in turns."""
+    with subjects.isthmus() as ours, subjects.in_process() as direct:
+        ours.ask("load", source="default")
+        ids = ours.ask("ids", text=tokens.PROMPT)["ids"]
+        for index in range(plan.generations + 1):
+            record.is_kept = index > 0
+            tokens.generation(record, ours, direct, ids, index)
+
+
+_WITH_SLOW: Final = "fast_tokens_per_s/with_slow_reader"
+_WITHOUT_SLOW: Final = "fast_tokens_per_s/without"
+
+
+def _readers(record: Record, ours: Subject, source: str, plan: Plan) -> None:
+    """Read seven streams at once, with and without a slow reader on the eighth."""
+    asked = _asked(source, plan.reader_tokens)
+    ways: dict[str, dict[str, Any]] = {_WITHOUT_SLOW: {}, _WITH_SLOW: {"slowMs": _SLOW_MS}}
+    for index in range(plan.reader_rounds + 1):
+        record.is_kept = index > 0
+        for name, way in ways.items() if index % 2 else reversed(ways.items()):
+            answer = ours.ask("together", credit=_CREDIT, **asked, **way)
+            record.add(name, answer["tokensPerS"])
+            if way and answer["slowTokens"] >= plan.reader_tokens:
+                raise SystemExit("the slow reader has read its stream to the end")
+
+
+def _beside(
+    ours: Subject, source: str, call: str, every_ms: int, stream_tokens: int
+) -> dict[str, Any]:
+    return ours.ask("beside", call=call, everyMs=every_ms, **_asked(source, stream_tokens))
+
+
+def _asked(source: str, stream_tokens: int) -> dict[str, Any]:
+    chosen = questions.texts()[:STREAMS]
+    return {"source": source, "questions": chosen, "maxTokens": stream_tokens}
+
+
+def _percentiles(waits: list[float]) -> dict[str, float]:
+    found = {f"p{part}": tidy(percentile(waits, part / 100)) for part in (50, 95, 99)}
+    return {**found, "max": tidy(max(waits)), "n": len(waits)}
+
+
+def _streams() -> Subject:
+    here = Path(__file__).resolve().parent
+    return Subject("isthmus", [node_path(), str(here / "isthmus.mjs"), sys.executable])

@@ -1,0 +1,128 @@
+"""Generations of one model that share its passes: one row each, on mlx-lm's batch caches.
+
+Prompts are evaluated together as in mlx-lm's `PromptProcessingBatch`, padded on the right; then
+each row takes part in every step, whatever its sampler, until it leaves with a cache of its own.
+Who shares a pass changes a row's logits by rounding only; `Sequence.take` notices where that may
+matter. Called on the engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Some
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.generate import PromptProcessingBatch, generation_stream
+from mlx_lm.models.cache import make_prompt_cache
+
+from .generate import Sequence, Token
+
+Result = tuple[Sequence, list[Token] | Exception]
+"""What a step gave a sequence: tokens, or why it failed."""
+
+
+def can_batch(network: Any) -> bool:
+    """Whether mlx-lm can join caches of this model."""
+    return all(hasattr(entry, "merge") for entry in make_prompt_cache(network))
+
+
+class RowBatch:
+    """The rows that decode together.
+
+    Args:
+        network: The mlx-lm model.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._cache: list[Any] = []
+        self.rows: list[Sequence] = []
+
+    def prefill(self, sequences: Some[Sequence]) -> None:
+        """Evaluate the rest of these prompts in one pass, and make rows of them."""
+        with mx.stream(generation_stream):
+            batch = PromptProcessingBatch(
+                self._network,
+                list(range(len(sequences))),
+                [sequence.cache for sequence in sequences],
+            )
+            batch.prompt([sequence.tokens[sequence.prefilled : -1] for sequence in sequences])
+            self._extend(sequences, batch.prompt_cache)
+        for sequence in sequences:
+            sequence.prefilled_by_others()
+
+    def join(self, sequences: Some[Sequence]) -> None:
+        """Make rows of sequences with caches of their own, whose prompts are evaluated."""
+        if not sequences:
+            return
+        with mx.stream(generation_stream):
+            caches = [sequence.cache or [] for sequence in sequences]
+            merged = [column[0].merge(list(column)) for column in zip(*caches, strict=True)]
+            self._extend(sequences, merged)
+
+    def leave(self, sequences: Some[Sequence], keeps_cache: bool = True) -> None:
+        """End rows; each gets its cache back if that is kept."""
+        if not sequences:
+            return
+        with mx.stream(generation_stream):
+            for sequence in sequences if keeps_cache else ():
+                row = self.rows.index(sequence)
+                sequence.cache = [entry.extract(row) for entry in self._cache]
+            kept = [row for row, sequence in enumerate(self.rows) if sequence not in sequences]
+            self.rows = [self.rows[row] for row in kept]
+            if not kept:
+                self._cache = []
+            for entry in self._cache:
+                entry.filter(kept)
+
+    def step(self) -> list[Result]:
+        """Decode a token for every row; rows that rounding may have decided get none and leave.
+
+        Raises:
+            Exception: The pass failed; no row's cache can be used.
+        """
+        with mx.stream(generation_stream):
+            last = mx.array([row.tokens[-1] for row in self.rows], dtype=mx.uint32)
+            logits = self._network(last[:, None], cache=self._cache)[:, -1, :]
+            values = self._processed(logits, last).astype(mx.float32)
+            mx.async_eval(values)
+            for row in self.rows:
+                if row.plan.constraint is not None:
+                    row.plan.constraint.prepare()
+            rows = np.array(values, copy=False)
+        results = [(row, _take(row, rows[index])) for index, row in enumerate(self.rows)]
+        close = [row for row, taken in results if taken == []]
+        self.leave(close, keeps_cache=False)
+        for row in close:
+            row.replay("near_tie")
+        return results
+
+    def _processed(self, logits: mx.array, last: mx.array) -> mx.array:
+        """Apply each row's penalties and biases."""
+        if not any(row.sampler.processors for row in self.rows):
+            return logits
+        parts = [
+            row.processed(logits[index : index + 1], row.tokens[:-1], last[index : index + 1])
+            for index, row in enumerate(self.rows)
+        ]
+        return mx.concatenate(parts)
+
+    def _extend(self, sequences: Some[Sequence], cache: list[Any]) -> None:
+        if not self.rows:
+            self._cache = cache
+        else:
+            for mine, other in zip(self._cache, cache, strict=True):
+                mine.extend(other)
+        mx.eval([entry.state for entry in self._cache])
+        self.rows += sequences
+        for sequence in sequences:
+            sequence.joined()
+
+
+def _take(row: Sequence, logits: Any) -> list[Token] | Exception:
+    """Choose a row's token, so that its failure is its own."""
+    try:
+        return row.take(logits)
+    except Exception as error:
+        return error
