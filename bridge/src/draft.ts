@@ -7,7 +7,7 @@
 
 import { type BatchOperation, lengthOf } from './connection/batch.js';
 import type { CallOptions } from './connection/request.js';
-import { readLogprobs, type TokenLogprob } from './generation.js';
+import { readLogprobs, type TokenLogprob } from './generation-result.js';
 import type { ChatOptions, Prompt, SamplingOptions } from './request-options.js';
 import type { Value, WireMap } from './wire/decoder.js';
 import { camelKeys, snakeKeys } from './wire/fields.js';

@@ -8,57 +8,21 @@
 
 import { StreamIterator, TokenStream, watchCollection } from './connection/token-stream.js';
 import { attachPartial, type IsthmusError, type PartialGeneration } from './errors.js';
+import {
+  type GenerationResult,
+  readLogprobs,
+  resultOfEnd,
+  type TokenLogprob,
+} from './generation-result.js';
 import { IdBuffer } from './id-buffer.js';
-import type { Value, WireMap } from './wire/decoder.js';
+import type { Value } from './wire/decoder.js';
 import { isMap, malformed } from './wire/messages.js';
 import { tokenIds } from './wire/token-ids.js';
 
-/** The log-probability of one token, and those of the best ones. */
-export interface TokenLogprob {
-  readonly id: number;
-  readonly logprob: number;
-  /** Token id and log-probability, best first. */
-  readonly top: readonly (readonly [number, number])[];
-}
-
-/** Read log-probabilities from the wire, where they have the same shape. */
-export function readLogprobs(value: Value): readonly TokenLogprob[] {
-  if (Array.isArray(value)) return value as unknown as readonly TokenLogprob[];
-  throw malformed('log-probabilities are no list');
-}
-
 export interface GenerationDelta {
-  /** Whole characters. */
+  /** Whole characters. Of a call of a tool nothing is shown, though its tokens are among `ids`. */
   readonly text: string;
   readonly ids: Uint32Array;
-  readonly logprobs?: readonly TokenLogprob[];
-}
-
-export interface GenerationUsage {
-  readonly promptTokens: number;
-  readonly completionTokens: number;
-  readonly cachedTokens: number;
-}
-
-export interface GenerationTiming {
-  readonly queueMs: number;
-  readonly prefillMs: number;
-  readonly decodeMs: number;
-  readonly ttftMs: number;
-  readonly tokensPerSecond: number;
-  readonly prefillTokensPerSecond: number;
-}
-
-export interface GenerationResult {
-  readonly text: string;
-  readonly ids: Uint32Array;
-  readonly finishReason: 'stop' | 'length' | 'cancelled' | (string & {});
-  /** The stop string or token id that matched. */
-  readonly stop: string | number | null;
-  readonly usage: GenerationUsage;
-  readonly timing: GenerationTiming;
-  /** Null when the generation was cancelled before the runtime saw it. */
-  readonly seed: number | null;
   readonly logprobs?: readonly TokenLogprob[];
 }
 
@@ -177,32 +141,4 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
   [Symbol.asyncIterator](): StreamIterator<GenerationDelta> {
     return new StreamIterator(this.#stream, this);
   }
-}
-
-function resultOfEnd(end: WireMap): Omit<GenerationResult, 'text' | 'ids' | 'logprobs'> {
-  const usage = isMap(end.usage) ? end.usage : {};
-  const timing = isMap(end.timing) ? end.timing : {};
-  const { stop, seed } = end;
-  return {
-    finishReason: typeof end.finish_reason === 'string' ? end.finish_reason : 'stop',
-    stop: typeof stop === 'string' || typeof stop === 'number' ? stop : null,
-    usage: {
-      promptTokens: number(usage.prompt_tokens),
-      completionTokens: number(usage.completion_tokens),
-      cachedTokens: number(usage.cached_tokens),
-    },
-    timing: {
-      queueMs: number(timing.queue_ms),
-      prefillMs: number(timing.prefill_ms),
-      decodeMs: number(timing.decode_ms),
-      ttftMs: number(timing.ttft_ms),
-      tokensPerSecond: number(timing.tokens_per_second),
-      prefillTokensPerSecond: number(timing.prefill_tokens_per_second),
-    },
-    seed: typeof seed === 'number' ? seed : null,
-  };
-}
-
-function number(value: Value | undefined): number {
-  return typeof value === 'number' ? value : 0;
 }

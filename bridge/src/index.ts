@@ -27,17 +27,29 @@ export {
   RuntimeExitedError,
   StartError,
 } from './errors.js';
-export {
-  Generation,
-  type GenerationDelta,
-  type GenerationResult,
-  type GenerationTiming,
-  type GenerationUsage,
-  type TokenLogprob,
-} from './generation.js';
-export { type BatchItem, type ChatTemplateOptions, type GenerateRequest, Model } from './model.js';
+export { Generation, type GenerationDelta } from './generation.js';
+export type {
+  BatchingReport,
+  GenerationResult,
+  GenerationTiming,
+  GenerationUsage,
+  SpeculationReport,
+  TokenLogprob,
+  ToolCall,
+  UnreadableToolCall,
+} from './generation-result.js';
+export { type BatchItem, type ChatTemplateOptions, Model } from './model.js';
 export type { ModelInfo } from './model-info.js';
-export type { ChatMessage, ChatOptions, Prompt, SamplingOptions } from './request-options.js';
+export type {
+  ChatMessage,
+  ChatOptions,
+  EngineOptions,
+  GenerateRequest,
+  Prompt,
+  ResponseFormat,
+  SamplingOptions,
+  Speculation,
+} from './request-options.js';
 export {
   createRuntime,
   type LoadModelOptions,

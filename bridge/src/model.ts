@@ -18,10 +18,10 @@ import {
   type DraftVerdict,
   draftParams,
 } from './draft.js';
-import type { IsthmusError } from './errors.js';
+import { InvalidRequestError, type IsthmusError } from './errors.js';
 import { Generation, GenerationStream } from './generation.js';
 import type { ModelInfo } from './model-info.js';
-import type { ChatMessage, ChatOptions, Prompt, SamplingOptions } from './request-options.js';
+import type { ChatMessage, ChatOptions, GenerateRequest } from './request-options.js';
 import {
   COUNT_TOKENS,
   countOf,
@@ -43,14 +43,6 @@ import type { Value, WireMap } from './wire/decoder.js';
 import { CALL_OPTIONS, snakeKeys } from './wire/fields.js';
 import { errorFromWire, isMap, malformed } from './wire/messages.js';
 
-export type GenerateRequest = Prompt &
-  SamplingOptions &
-  ChatOptions &
-  CallOptions & {
-    /** Tokens that may arrive ahead of the consumer. */
-    readonly credit?: number | undefined;
-  };
-
 export interface ChatTemplateOptions extends ChatOptions, CallOptions {
   /** Give token ids instead of text. */
   readonly tokenize?: boolean | undefined;
@@ -58,6 +50,8 @@ export interface ChatTemplateOptions extends ChatOptions, CallOptions {
 
 /** One result of a batch: the value, or the error of that item alone. */
 export type BatchItem<T> = T | IsthmusError;
+
+const NO_NAMES: ReadonlySet<string> = new Set();
 
 export class Model implements AsyncDisposable {
   readonly info: ModelInfo;
@@ -82,6 +76,7 @@ export class Model implements AsyncDisposable {
     const stream = new GenerationStream(this.#connection, credit);
     try {
       const params = this.#params(snakeKeys(request));
+      if (isObject(params.speculation)) params.speculation = this.#speculation(params.speculation);
       this.#connection.send(stream, 'generate', params, request, credit);
     } catch (error) {
       stream.phase = Phase.SETTLED;
@@ -156,11 +151,11 @@ export class Model implements AsyncDisposable {
   }
 
   /** Whether another model can draft for this one, and whether speculation with it can pay here. */
-  checkDraftCompatibility(
+  async checkDraftCompatibility(
     draft: Model,
     options?: DraftCompatibilityOptions,
   ): Promise<DraftCompatibility> {
-    const params = this.#with({ draft_model: draft.handle }, options);
+    const params = this.#with({ draft_model: this.#handleOf(draft, 'draft_model') }, options);
     return this.#connection.call('check_draft_compatibility', params, compatibilityOf, options);
   }
 
@@ -190,6 +185,24 @@ export class Model implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.unload();
+  }
+
+  #speculation(speculation: object): Record<string, unknown> {
+    const params = snakeKeys(speculation, NO_NAMES);
+    if (params.draft_model !== undefined) {
+      params.draft_model = this.#handleOf(params.draft_model, 'speculation.draft_model');
+    }
+    return params;
+  }
+
+  /** The handle of another model, which must be of this runtime: in another one it names another
+   * model, or none. */
+  #handleOf(model: unknown, field: string): string {
+    if (isObject(model) && #connection in model && model.#connection === this.#connection) {
+      return model.handle;
+    }
+    const problem = `\`${field}\` must be a Model that the same runtime has loaded`;
+    throw new InvalidRequestError('INVALID_REQUEST', problem, { details: { field } });
   }
 
   #params(params: Record<string, unknown>): Record<string, unknown> {
@@ -261,4 +274,8 @@ function batchOf<T>(value: Value, convert: (value: Value) => T): BatchItem<T>[] 
     const error = field(item, 'error');
     return isMap(error) ? errorFromWire(error as WireMap) : convert(item);
   });
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
 }

@@ -29,6 +29,12 @@ DEPTH_LIMIT: Final = 32
 """Deepest nesting of arrays and maps, the message array being 1. msgpack implementations differ
 between 1,024 and a million; no message of ours needs more than 8."""
 
+FORBIDDEN_KEYS: Final = frozenset(("__proto__", "constructor", "prototype"))
+"""Keys that would reach an object's prototype in a JavaScript host."""
+
+SAFE_INTEGER: Final = 2**53 - 1
+"""Largest integer, either way, that JavaScript's numbers hold exactly."""
+
 OPEN_PIECES_LIMIT: Final = 64
 """Messages that may be in pieces at once, so that a peer cannot hold memory without end."""
 

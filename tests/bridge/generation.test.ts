@@ -77,6 +77,10 @@ describe('a generation', () => {
         prefillTokensPerSecond: 0,
       },
       seed: 42,
+      batching: null,
+      speculation: null,
+      isComplete: null,
+      toolCalls: null,
     });
   });
 

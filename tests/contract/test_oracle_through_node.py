@@ -3,40 +3,27 @@ alone and eight at once, on the built-in model and on a quantised one of random 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.conftest import BUILTIN_TOKENS, TINY_TOKENS
+from tests.contract.node import run_node
 from tests.fixtures.oracle import CHUNK_TOKENS, Answers
 from tests.fixtures.prompts import PROMPTS
 
-SCRIPT = Path(__file__).with_name("generate_all.mjs")
 WAYS = 4
 
 
 def generate_all(folder: str, max_tokens: int) -> dict[str, list[dict[str, object]]]:
     """Generate for all prompts in each way, in a Node process."""
-    question = {
-        "python": sys.executable,
-        "folder": folder,
-        "prompts": PROMPTS,
-        "maxTokens": max_tokens,
-        "runtimeArgs": ["--prefill-chunk-tokens", str(CHUNK_TOKENS)],
-        "atOnce": 8,
-    }
-    done = subprocess.run(
-        ["node", str(SCRIPT)],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    answers: dict[str, list[dict[str, object]]] = run_node(
+        "generate_all.mjs",
+        folder=folder,
+        prompts=PROMPTS,
+        maxTokens=max_tokens,
+        runtimeArgs=["--prefill-chunk-tokens", str(CHUNK_TOKENS)],
+        atOnce=8,
     )
-    assert done.returncode == 0, done.stderr
-    answers: dict[str, list[dict[str, object]]] = json.loads(done.stdout)
     assert len(answers) == WAYS
     return answers
 

@@ -159,6 +159,12 @@ class Sequence:
         return self.decoded > 0 and constraint is not None and constraint.must_stop
 
     @property
+    def is_complete(self) -> bool | None:
+        """Whether the text is a whole match of the constraint; None if there is none."""
+        constraint = self.plan.constraint
+        return None if constraint is None else constraint.is_complete
+
+    @property
     def has_pending(self) -> bool:
         """Whether a step is dispatched that was not read."""
         return self._pending is not None
@@ -297,11 +303,7 @@ class Sequence:
     def report(self) -> dict[str, Any]:
         """Return what the result says of how it was generated."""
         state = "batched" if self.was_batched else "alone"
-        constraint = self.plan.constraint
-        return {
-            "batching": {"state": state, "reason": self.alone_reason},
-            "is_complete": None if constraint is None else constraint.is_complete,
-        }
+        return {"batching": {"state": state, "reason": self.alone_reason}}
 
     def _dispatch(self, last: mx.array, position: int) -> _Step:
         logits = self.network(last[None], cache=self.cache)[:, -1, :]

@@ -54,8 +54,13 @@ class Steps(Protocol):
         """Whether no token may follow."""
         ...
 
+    @property
+    def is_complete(self) -> bool | None:
+        """Whether the text is a whole match of its constraint; None if there is none."""
+        ...
+
     def report(self) -> dict[str, Any]:
-        """Return what the result says of how it was generated."""
+        """Return what the result says of how it was generated; on any thread."""
         ...
 
 
@@ -112,6 +117,10 @@ class TextOutput(Protocol):
 
     def finish(self) -> str:
         """Return the rest of the text."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result says of the text, once it is finished."""
         ...
 
 

@@ -35,7 +35,7 @@ _LOWEST: Final = -3.4028234663852886e38
 _STRIDE: Final = 32
 """Of so many logits one is looked at to guess how far down the best few reach."""
 
-_QUICKLY_SORTED: Final = 1_024
+_QUICKLY_SORTED: Final = 4_096
 """Candidates that top_p sorts; of more it first leaves out halves."""
 
 _BLOCK: Final = 512
@@ -79,7 +79,6 @@ class Sampler:
 
     def __init__(self, options: SamplingOptions, vocab_size: int) -> None:
         self._options = options
-        self._vocab_size = vocab_size
         self._top_k = options.top_k if 0 < options.top_k < vocab_size else vocab_size
         self._has_top_k = self._top_k < vocab_size
         has_filter = options.top_p < 1.0 or options.min_p > 0.0 or self._has_top_k
@@ -154,24 +153,26 @@ class Sampler:
         top_p, and its equals with it; min_p keeps what is at least min_p times the best; both
         before the temperature. Of equals at its edge top_k keeps those with the lowest ids.
         """
-        best, floor = float(logits.max()), _LOWEST
+        best, floor, top_p = float(logits.max()), _LOWEST, self._options.top_p
         if self._options.min_p > 0.0:
             floor = max(floor, best + math.log(self._options.min_p))
         if self._has_top_k:
             floor = max(floor, _below_nth_largest(logits, self._top_k))
-        values, ids = logits, None
-        if floor > _LOWEST:
-            ids = np.flatnonzero(logits >= floor)
-            values = logits[ids]
+        total = _mass(logits, best) if top_p < 1.0 else 0.0
+        if top_p < 1.0:
+            # All that lie deeper than this together have less than the rest of the mass.
+            floor = max(floor, best - math.log(len(logits) / ((1.0 - top_p) * total)))
+        ids = np.flatnonzero(logits >= floor)
+        values = logits[ids]
         if len(values) > self._top_k:
             floor = max(floor, _nth_largest(values, self._top_k))
-        if self._options.top_p < 1.0:
-            floor = max(floor, self._top_p_edge(values, best, floor, _mass(logits, best)))
-        kept = np.flatnonzero(values >= floor)
+        if top_p < 1.0:
+            floor = max(floor, _top_p_edge(values, best, top_p * total))
+        kept = np.compress(values >= floor, ids)
         if len(kept) > self._top_k:
-            equals = np.flatnonzero(values[kept] == floor)
+            equals = np.flatnonzero(logits[kept] == floor)
             kept = np.delete(kept, equals[self._top_k - len(kept) :])
-        return kept if ids is None else ids[kept]
+        return kept
 
     def is_near_other_candidates(self, logits: Floats, slack: float) -> bool:
         """Whether logits that are each off by up to `slack` may leave other candidates."""
@@ -186,7 +187,7 @@ class Sampler:
             floor = best + math.log(self._options.min_p)
             is_near |= min(abs(last - floor), abs(following - floor)) <= 2 * slack
         if self._options.top_p < 1.0:
-            masses = np.exp(logits - np.float32(best))
+            masses = _exponentials(logits, best)
             total = float(masses.sum(dtype=np.float64))
             mass = float(masses[kept].sum(dtype=np.float64)) / total
             # The best is kept in any case; the last one kept may be there as an equal only.
@@ -197,30 +198,12 @@ class Sampler:
         return is_near
 
     def _weights(self, values: Floats, best: float) -> Floats:
-        weights: Floats = values - np.float32(best)
-        weights *= np.float32(self._inverse)
-        np.exp(weights, out=weights)
-        return weights
-
-    def _top_p_edge(self, logits: Floats, best: float, floor: float, total: float) -> float:
-        """Return the smallest logit that top_p keeps; `floor` if that is below it.
-
-        Args:
-            logits: Those not below `floor`.
-            total: The mass of all.
-        """
-        needed, rest = self._options.top_p * total, (1.0 - self._options.top_p) * total
-        # All that lie deeper than this together have less than the rest of the mass.
-        edge = max(best - math.log(self._vocab_size / rest), floor)
-        values = np.compress(logits >= edge, logits)
-        if _mass(values, best) < needed:
-            return edge
-        return _edge_within(values, best, needed)
+        return _exponentials(values, best, self._inverse)
 
 
-def _edge_within(values: Floats, best: float, needed: float) -> float:
-    """Return the first of the values, from the largest down, with which their mass is `needed`:
-    halves are left out until the rest is quickly sorted."""
+def _top_p_edge(values: Floats, best: float, needed: float) -> float:
+    """Return the first of the values, from the largest down, with which their mass is `needed`, or
+    the last. Halves are left out until the rest is quickly sorted."""
     above = 0.0
     while len(values) > _QUICKLY_SORTED:
         middle = (float(values.min()) + float(values.max())) / 2
@@ -233,13 +216,22 @@ def _edge_within(values: Floats, best: float, needed: float) -> float:
         else:
             values, above = np.compress(values < middle, values), above + mass
     values = np.sort(values)[::-1]
-    masses = np.exp((values - np.float32(best)).astype(np.float64))
-    is_needed = above + np.cumsum(masses) - masses < needed
-    return float(values[max(int(is_needed.sum()), 1) - 1])
+    masses = _exponentials(values, best)
+    ends = above + np.cumsum(masses, dtype=np.float64)
+    return float(values[min(int(np.searchsorted(ends, needed)), len(values) - 1)])
 
 
 def _mass(values: Floats, best: float) -> float:
-    return float(np.exp(values - np.float32(best)).sum())
+    return float(_exponentials(values, best).sum())
+
+
+def _exponentials(values: Floats, best: float, scale: float = 1.0) -> Floats:
+    # In place: fresh memory costs more than the arithmetic.
+    exponentials: Floats = values - np.float32(best)
+    if scale != 1.0:
+        exponentials *= np.float32(scale)
+    np.exp(exponentials, out=exponentials)
+    return exponentials
 
 
 def best_tokens(logits: mx.array) -> mx.array:

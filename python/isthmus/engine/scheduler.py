@@ -272,7 +272,11 @@ class Scheduler:
             job.started_at,
             job.first_token_at,
             now,
-            job.steps.report(),
+            {
+                **job.steps.report(),
+                **job.text.report(),
+                "is_complete": job.steps.is_complete,
+            },
         )
         past, ran = self.service_s, now - job.started_at
         self.service_s = ran if past == 0 else past + (1 - _SERVICE_MEMORY) * (ran - past)

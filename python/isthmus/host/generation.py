@@ -51,6 +51,11 @@ class GenerationResult:
         stop: The string or token id that ended it, if one did.
         timing: Milliseconds and rates; docs/protocol.md, section 4.
         seed: Gives the same tokens again.
+        batching: Whether it shared passes with others, `state`, and if not, why, `reason`.
+        speculation: How drafting went; None when it was not asked for.
+        is_complete: With a response format, whether the output is a whole match.
+        tool_calls: Calls that the model made; None when it was given no tools, or its tokenizer has
+            no parser for them.
     """
 
     text: str
@@ -61,6 +66,10 @@ class GenerationResult:
     usage: Usage
     timing: Mapping[str, float]
     seed: int
+    batching: Mapping[str, Any] | None
+    speculation: Mapping[str, Any] | None
+    is_complete: bool | None
+    tool_calls: Sequence[Mapping[str, Any]] | None
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -96,6 +105,10 @@ class GenerateOptions(SamplingOptions, PromptOptions, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     stream: bool
+    priority: int
+    batch: bool
+    cache_prompt: bool
+    response_format: Mapping[str, Any]
 
 
 class Generation:
@@ -169,6 +182,10 @@ class Generation:
             usage=Usage(**{field.name: end["usage"][field.name] for field in fields(Usage)}),
             timing=end["timing"],
             seed=end["seed"],
+            batching=end["batching"],
+            speculation=end["speculation"],
+            is_complete=end["is_complete"],
+            tool_calls=end["tool_calls"],
         )
 
 

@@ -299,11 +299,17 @@ class Model:
         ids: Sequence[int] | None = None,
         deadline_ms: float | None = None,
         credit: int = STREAM_CREDIT,
+        draft_model: Model | None = None,
+        prompt_lookup: bool = False,
+        max_draft_tokens: int | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Start a generation from a prompt, messages or token ids; it is sent at once.
 
         Args:
+            draft_model: Speculate with a smaller model of the same vocabulary.
+            prompt_lookup: Speculate with what stood in the text before.
+            max_draft_tokens: Most tokens to draft in a round.
             deadline_ms: Time from its arrival at the runtime to its end.
             credit: Tokens that may be on their way before they are read.
 
@@ -311,6 +317,14 @@ class Model:
             IsthmusError: The runtime has ended, or an option cannot be sent.
         """
         params = wire_bias({"model": self.info.model, **options})
+        speculation = {
+            "draft_model": None if draft_model is None else draft_model.info.model,
+            "prompt_lookup": prompt_lookup or None,
+            "max_draft_tokens": max_draft_tokens,
+        }
+        wanted = {name: value for name, value in speculation.items() if value is not None}
+        if wanted:
+            params["speculation"] = wanted
         given = {
             "prompt": prompt,
             "messages": messages,

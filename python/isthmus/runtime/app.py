@@ -26,7 +26,7 @@ from ..limits import (
 from ..models.cache import ModelCache
 from ..multiplex.multiplexer import Multiplexer
 from ..settings import Settings
-from ..text.batch import TextPool
+from ..text.pool import TextPool
 from ..transport.claim import ClaimedPipes
 from ..transport.parent import ParentWatch, is_unread
 from ..transport.stdio import StdioTransport, open_stdio
@@ -157,6 +157,7 @@ class Runtime:
             "bytes_written": self._writer.bytes_written,
             "writer_backlog_bytes": self._writer.backlog_bytes,
             "batches": self._multiplexer.stats(),
+            "templates_ended": self._text.templates_ended,
         }
 
     def _handle_signals(self) -> None:

@@ -51,7 +51,7 @@ class GenerateOptions:
     priority: int
     may_batch: bool
     may_reuse: bool
-    has_tools: bool
+    tools: list[Any] | None
     speculation: SpeculationOptions | None
     response_format: ResponseFormat | None
 
@@ -82,7 +82,7 @@ def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
         priority=fields.integer("priority", -PRIORITY_LIMIT, PRIORITY_LIMIT, 0),
         may_batch=fields.typed("batch", bool, True),
         may_reuse=fields.typed("cache_prompt", bool, True),
-        has_tools="tools" in fields,
+        tools=_read_tools(fields),
         speculation=_read_speculation(fields),
         response_format=read_response_format(fields),
     )
@@ -108,6 +108,12 @@ def read_room(model: LoadedModel, prompt: list[int], field: str, options: Genera
             context_length=context,
         )
     return min(wanted, context - len(prompt))
+
+
+def _read_tools(fields: Params) -> list[Any] | None:
+    """Return the tools, which the prompt's template takes as well."""
+    tools = fields.peek("tools") if "messages" in fields else None
+    return tools if isinstance(tools, list) else None
 
 
 def _read_speculation(fields: Params) -> SpeculationOptions | None:

@@ -87,6 +87,8 @@ class Generation:
 
     def on_end(self, outcome: Outcome) -> None:
         """Settle, unless the output must be checked first."""
+        if self._is_cut(outcome.stop):
+            outcome.report["is_complete"] = False
         if outcome.report.get("is_complete"):
             self.unchecked = outcome
             self.done.set()
@@ -111,6 +113,12 @@ class Generation:
         else:
             self.call.result({**self._take(), **summary})
         self.done.set()
+
+    def _is_cut(self, stop: str | int | None) -> bool:
+        """Whether the text lacks what matched the response format: a stop string or token."""
+        if self.options.response_format is None or stop is None:
+            return False
+        return isinstance(stop, str) or stop in self.options.stop_token_ids
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -151,6 +159,9 @@ class Generation:
     def _cancelled(self) -> Outcome:
         now, job = self._clock(), self.job
         steps = None if job is None else job.steps
+        report = {} if steps is None else steps.report()
+        if self.options.response_format is not None:
+            report["is_complete"] = False
         return Outcome(
             finish_reason="cancelled",
             stop=None,
@@ -160,7 +171,7 @@ class Generation:
             started_at=now if job is None else job.started_at or now,
             first_token_at=now if job is None else job.first_token_at or now,
             ended_at=now,
-            report={} if steps is None else steps.report(),
+            report=report,
         )
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:

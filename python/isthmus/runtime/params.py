@@ -29,6 +29,10 @@ class Params:
     def __contains__(self, name: str) -> bool:
         return self._left.get(name) is not None
 
+    def peek(self, name: str) -> Any:
+        """Return a field without taking it: whoever takes it checks it."""
+        return self._left.get(name)
+
     def take(self, name: str, default: Any = _MISSING) -> Any:
         """Return a field of any type; nil counts as absent.
 

@@ -7,7 +7,8 @@ from typing import Any
 from ..limits import ALONE_BYTES, INLINE_TEXT_CHARS
 from ..models.load import LoadedModel
 from ..multiplex.multiplexer import Multiplexer
-from ..text.batch import Decode, Encode, Render, Result, TextPool
+from ..text.batch import Decode, Encode, Render, Result
+from ..text.pool import TextPool
 
 
 class TextOperations:

@@ -6,7 +6,7 @@ the beginning of a stop string is held back here until it is decided.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Detokenizer(Protocol):
@@ -103,3 +103,7 @@ class TextStream:
         self._detokenizer.finalize()
         text = self._matcher.add(self._detokenizer.last_segment)
         return text if self.stop is not None else text + self._matcher.finish()
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result says of the text: nothing."""
+        return {}

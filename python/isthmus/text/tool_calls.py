@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from ..limits import DEPTH_LIMIT, TOOL_CALL_CHARS_LIMIT
+from ..limits import DEPTH_LIMIT, FORBIDDEN_KEYS, SAFE_INTEGER, TOOL_CALL_CHARS_LIMIT
+from .stream import TextStream
 
 ToolCall = dict[str, Any]
 
@@ -96,6 +97,36 @@ class ToolCallStream:
             self.problems.append({"name": None, "arguments": None, "raw": raw, "error": reason})
 
 
+class ToolText:
+    """The text of a stream of tokens without its tool calls.
+
+    Args:
+        text: Turns tokens into text.
+        calls: Takes them out of it.
+    """
+
+    def __init__(self, text: TextStream, calls: ToolCallStream) -> None:
+        self._text = text
+        self._calls = calls
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
+        return self._text.stop
+
+    def add(self, token: int) -> str:
+        """Take a token; return the text that it completes."""
+        return self._calls.add(self._text.add(token))
+
+    def finish(self) -> str:
+        """Return the rest of the text."""
+        return self._calls.add(self._text.finish()) + self._calls.finish()
+
+    def report(self) -> dict[str, Any]:
+        """Return the calls, those that did not parse among them."""
+        return {"tool_calls": [*self._calls.calls, *self._calls.problems]}
+
+
 def _check(call: Any) -> ToolCall:
     """Return a call as plain JSON.
 
@@ -116,8 +147,17 @@ def _check(call: Any) -> ToolCall:
 
 
 def _depth(value: Any) -> int:
+    """Return how deep a JSON value nests.
+
+    Raises:
+        ValueError: It holds what the wire cannot carry.
+    """
+    if isinstance(value, int) and not -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        raise ValueError("its arguments hold an integer that JavaScript's numbers cannot")
     if not isinstance(value, dict | list):
         return 0
+    if not FORBIDDEN_KEYS.isdisjoint(value if isinstance(value, dict) else ()):
+        raise ValueError(f"its arguments have one of the keys {', '.join(sorted(FORBIDDEN_KEYS))}")
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 

@@ -16,12 +16,8 @@ import msgpack
 import orjson
 
 from ..errors import DecodeError, DepthExceeded, LocalProtocolError
-from ..limits import DEPTH_LIMIT
+from ..limits import DEPTH_LIMIT, FORBIDDEN_KEYS, SAFE_INTEGER
 
-FORBIDDEN_KEYS: Final = frozenset(("__proto__", "constructor", "prototype"))
-"""Keys that would reach an object's prototype in a JavaScript host."""
-
-_SAFE_INTEGER: Final = 2**53 - 1
 _BIN_32: Final = b"\xc6"
 _SHORT_PAYLOAD_BYTES: Final = 512
 _SUSPECTS: Final = frozenset((0xCF, 0xD3, 0xFF, *range(0xDC, 0xE0)))
@@ -213,11 +209,11 @@ def _check_value(value: object, depth: int) -> None:
             raise DepthExceeded(_TOO_DEEP)
         for item in value.values() if kind is dict else value:  # type: ignore[attr-defined,union-attr]
             kind = type(item)
-            if kind is str or kind is bytes or (kind is int and 0 <= item <= _SAFE_INTEGER):
+            if kind is str or kind is bytes or (kind is int and 0 <= item <= SAFE_INTEGER):
                 continue
             _check_value(item, depth + 1)
     elif kind is int:
-        if not -_SAFE_INTEGER <= value <= _SAFE_INTEGER:  # type: ignore[operator]
+        if not -SAFE_INTEGER <= value <= SAFE_INTEGER:  # type: ignore[operator]
             raise DecodeError("an integer is beyond 2^53 - 1")
     elif kind is msgpack.Timestamp:
         raise DecodeError("extension types are not part of this protocol (timestamp)")

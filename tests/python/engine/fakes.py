@@ -39,6 +39,7 @@ class FakeSteps:
         self.prefilled = self.cached = 0
         self.room = 0
         self.finishes_at = -1
+        self.is_complete = None
         self._name, self._log, self._chunks, self._script = name, log, chunks, script
         self._burst = burst
         self._decoded = 0

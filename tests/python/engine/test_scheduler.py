@@ -71,7 +71,7 @@ def test_a_job_goes_from_its_prompt_to_its_end(bench: Bench) -> None:
     assert (heard.ids, heard.text) == ([0, 1, 2], "abc")
     (outcome,) = heard.outcomes
     assert (outcome.finish_reason, outcome.stop) == ("length", None)
-    assert outcome.report == {"name": "a"}
+    assert outcome.report == {"name": "a", "is_complete": None}
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (2, 3)
     assert 0 < outcome.started_at < outcome.first_token_at < outcome.ended_at
     assert job.steps is None and not bench.scheduler.jobs

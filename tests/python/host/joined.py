@@ -26,7 +26,7 @@ from isthmus.runtime.server import Server
 from isthmus.runtime.services import Services
 from isthmus.runtime.text_operations import TextOperations
 from isthmus.settings import Settings
-from isthmus.text.batch import TextPool
+from isthmus.text.pool import TextPool
 from isthmus.text.tokenizer import TextTokenizer
 from isthmus.transport.writer import OrderedWriter
 from isthmus.wire.codec import MsgpackCodec

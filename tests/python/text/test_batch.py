@@ -14,8 +14,9 @@ import pytest
 
 from isthmus.errors import DeadlineExceeded, InvalidRequest
 from isthmus.limits import INLINE_TEXT_CHARS
-from isthmus.text import batch
-from isthmus.text.batch import Decode, Encode, Render, Result, TextPool
+from isthmus.text import pool as pool_module
+from isthmus.text.batch import Decode, Encode, Render, Result
+from isthmus.text.pool import TextPool
 from isthmus.text.tokenizer import TextTokenizer
 
 WAIT_S = 10.0
@@ -146,7 +147,7 @@ def conversation(what: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     """Templates under a short deadline; none outlives the test."""
-    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", 0.05)
+    monkeypatch.setattr(pool_module, "TEMPLATE_DEADLINE_S", 0.05)
     scripted = Scripted()
     yield scripted
     scripted.gate.set()
@@ -201,7 +202,7 @@ async def test_what_waits_behind_a_template_that_does_not_end_has_its_whole_dead
 async def test_a_rendering_that_nobody_waits_for_any_more_is_ended_too(
     pool: TextPool, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "TEMPLATE_DEADLINE_S", WAIT_S)
+    monkeypatch.setattr(pool_module, "TEMPLATE_DEADLINE_S", WAIT_S)
     operation = Render(pool, scripted, "test")  # type: ignore[arg-type]
     abandoned = operation.begin([conversation("loop")])
     while not scripted.threads:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.errors import DecodeError, DepthExceeded, IsthmusError, LocalProtocolError
-from isthmus.limits import DEPTH_LIMIT
-from isthmus.wire.codec import FORBIDDEN_KEYS, JsonCodec, MsgpackCodec, token_ids
+from isthmus.limits import DEPTH_LIMIT, FORBIDDEN_KEYS
+from isthmus.wire.codec import JsonCodec, MsgpackCodec, token_ids
 from tests.fixtures.vectors import is_same, load_vectors
 
 VECTORS = load_vectors("codec")

@@ -16,6 +16,7 @@ from ...errors import InvalidRequest, IsthmusError
 from ...models.load import LoadedModel
 from ...text.compatibility import compare
 from ...text.stream import TextStream
+from ...text.tool_calls import ToolCallStream, ToolText, supports_tool_calls
 from ..generate_options import GenerateOptions, SpeculationOptions, read_options, read_room
 from ..generation import Generation
 from ..params import Params
@@ -165,7 +166,7 @@ class GenerateMethod:
                 options.may_reuse,
             )
             steps = decoder.open(plan, _speculation(model, draft, networks[1], options))
-            return decoder, steps, TextStream(model.tokenizer.wrapper.detokenizer, options.stops)
+            return decoder, steps, _text_output(model, options)
 
         def describe(logits: Any, token: int) -> dict[str, Any]:
             from ...engine import sampling
@@ -198,6 +199,16 @@ def _compile(model: LoadedModel, wanted: Any) -> Any:
         ),
     )
     return compile_format(wanted, vocabulary)
+
+
+def _text_output(model: LoadedModel, options: GenerateOptions) -> TextOutput:
+    """Return what makes text of the tokens, without tool calls where there may be any."""
+    wrapper = model.tokenizer.wrapper
+    text = TextStream(wrapper.detokenizer, options.stops)
+    is_free = options.response_format is None
+    if options.tools is None or not is_free or not supports_tool_calls(wrapper):
+        return text
+    return ToolText(text, ToolCallStream(wrapper, options.tools))
 
 
 def _speculation(
