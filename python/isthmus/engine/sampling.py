@@ -1,10 +1,13 @@
-"""From logits to a token: mlx-lm's processors and filters, and one random number for each token.
+"""From logits to a token: mlx-lm's processors and filters, and random numbers for each token.
 
-A token is drawn by the inverse of the distribution function: one uniform number, made from the
-request's seed and the token's position, falls on one of the weights, which lie in the order of the
-ids. So the same seed gives the same tokens whoever else is served, in mlx and in numpy, and mlx's
-random state is not used. `draw` is lazy, so that the next step can be dispatched before the token
-is read; `choose` reads evaluated logits. The candidates of top_p, min_p and top_k are those of
+A token is drawn with the Gumbel-max trick (Maddison et al. 2014, arXiv 1411.0030): each token of
+the vocabulary has noise that follows from the request's seed, the position and the token alone, and
+the largest sum of logit and noise wins. So the same seed gives the same tokens whoever else is
+served, in mlx and in numpy, and mlx's random state is not used; the last bits of the logits, which
+the company changes, seldom matter, as they would to a draw by cumulated probabilities; and a draft
+model that has the same noise agrees often. The noise is Philox's (Salmon et al. 2011), made while
+the model is at work. `draw` is lazy, so that the next step can be dispatched before the token is
+read; `choose` reads evaluated logits. The candidates of top_p, min_p and top_k are those of
 `mlx_lm.make_sampler`, which sorts the whole vocabulary for each. Called on the engine thread only.
 """
 
@@ -38,15 +41,14 @@ _STRIDE: Final = 32
 _QUICKLY_SORTED: Final = 4_096
 """Candidates that top_p sorts; of more it first leaves out halves."""
 
-_BLOCK: Final = 512
-"""Weights that are summed up at once: in numpy a long cumulated sum is five times as slow, and in
-float 32 it leaves out the many tokens that are unlikely."""
+_KEPT_NOISE: Final = 2
+"""Positions whose noise is kept: a step is dispatched before the one before it is read."""
 
 _LARGEST_INVERSE: Final = 1e30
 """Of the temperature: the difference 0 must stay 0 when it is multiplied by it in float 32."""
 
-_ADDITION_ERROR: Final = 2.0**-24
-"""Of a share of the whole mass, for each addition in float 32."""
+_SCORE_ERROR: Final = 2.0**-20
+"""Of a logit with its noise, in float 32."""
 
 _MASS_ERROR: Final = 2.0**-20
 """Of a share of the whole mass, whose exponentials are made in float 32."""
@@ -88,6 +90,7 @@ class Sampler:
         self._inverse = 0.0
         if not self.is_greedy:
             self._inverse = min(1.0 / options.temperature, _LARGEST_INVERSE)
+        self._noise: dict[int, Floats] = {}
         self.processors = _processors(options)
 
     def draw(self, logits: mx.array, position: int) -> mx.array:
@@ -102,9 +105,9 @@ class Sampler:
         """
         if self.is_greedy:
             return best_tokens(logits)
-        values = logits.astype(mx.float32)[0]
-        weights = mx.exp((values - values.max()) * self._inverse)
-        return _pick_lazily(weights, token_uniform(self._options.seed, position))
+        values = logits.astype(mx.float32)
+        scores = (values - values.max(axis=-1, keepdims=True)) * self._inverse
+        return mx.argmax(scores + mx.array(self.noise(position, logits.shape[-1])), axis=-1)
 
     def choose(self, logits: Floats, position: int, slack: float = 0.0) -> int | None:
         """Return the token that `draw` gives but for rounding, whatever the options.
@@ -122,24 +125,40 @@ class Sampler:
         if self.is_greedy:
             is_contested = slack > 0.0 and np.count_nonzero(logits >= best - 2 * slack) > 1
             return None if is_contested else int(logits.argmax())
-        kept = None if self.is_lazy else self.candidates(logits)
-        weights = self._weights(logits if kept is None else logits[kept], best)
-        uniform = token_uniform(self._options.seed, position)
-        index, *ends = _locate(weights, uniform)
+        ids, surely = None, None
+        if not self.is_lazy and slack > 0.0:
+            ids, surely = self._candidates_within(logits, slack)
+        elif not self.is_lazy:
+            ids = self.candidates(logits)
+        noise = self.noise(position, len(logits))
+        scores = (logits if ids is None else logits[ids]) - np.float32(best)
+        scores *= np.float32(self._inverse)
+        scores += noise if ids is None else noise[ids]
+        index = int(scores.argmax())
         if slack > 0.0:
-            error = _ADDITION_ERROR * min(len(weights), 2 * _BLOCK + len(weights) // _BLOCK)
-            for mass in ends:
-                if abs(mass - uniform) <= self.reach(slack) * mass * (1.0 - mass) + error:
-                    return None
-            if self.is_near_other_candidates(logits, slack):
+            highest = float(scores[index])
+            error = 2 * slack * self._inverse + _SCORE_ERROR * max(1.0, abs(highest))
+            is_contested = np.count_nonzero(scores >= highest - error) > 1
+            if is_contested or not (surely is None or surely[index]):
                 return None
-        return index if kept is None else int(kept[index])
+        return index if ids is None else int(ids[index])
+
+    def noise(self, position: int, vocab_size: int) -> Floats:
+        """Return the noise of a position, shape [vocabulary]; made ahead of its use, it is kept."""
+        noise = self._noise.get(position)
+        if noise is None:
+            noise = self._noise[position] = gumbel_noise(self._options.seed, position, vocab_size)
+            while len(self._noise) > _KEPT_NOISE:
+                del self._noise[next(iter(self._noise))]
+        return noise
 
     def weights(self, logits: Floats) -> tuple[Ids, Doubles]:
         """Return the tokens that may be drawn, ids ascending, and a weight for each: its
         probability but for one common factor. Not for temperature 0."""
         kept = np.arange(len(logits)) if self.is_lazy else self.candidates(logits)
-        return kept, self._weights(logits[kept], float(logits.max())).astype(np.float64)
+        return kept, _exponentials(logits[kept], float(logits.max()), self._inverse).astype(
+            np.float64
+        )
 
     def reach(self, slack: float) -> float:
         """Return by how much of `mass * (1 - mass)` a mass may change with logits that are each
@@ -197,8 +216,32 @@ class Sampler:
             is_near |= min(room, excess) <= 2 * slack * self._options.top_p + _MASS_ERROR
         return is_near
 
-    def _weights(self, values: Floats, best: float) -> Floats:
-        return _exponentials(values, best, self._inverse)
+    def _candidates_within(self, logits: Floats, slack: float) -> tuple[Ids, Any]:
+        """Return the ids that may be candidates of logits that are each off by up to `slack`, and
+        for each whether it surely is one."""
+        best, off = float(logits.max()), 2.0 * slack
+        low = high = _LOWEST
+        if self._options.min_p > 0.0:
+            floor = best + math.log(self._options.min_p)
+            low, high = floor - off, floor + off
+        if self._has_top_k:
+            following = np.float32(_nth_largest(logits, self._top_k + 1) + off)
+            low = max(low, _nth_largest(logits, self._top_k) - off)
+            high = max(high, float(np.nextafter(following, np.float32(math.inf))))
+        if self._options.top_p < 1.0:
+            total, error = _mass(logits, best), off + _MASS_ERROR
+            most, least = self._options.top_p + error, self._options.top_p - error
+            if most < 1.0:
+                low = max(low, _top_p_edge(logits, best, most * total) - off)
+            edge = _top_p_edge(logits, best, least * total)
+            # Nothing near it can take the place of the last one.
+            is_clear = np.count_nonzero(np.abs(logits - np.float32(edge)) <= off) == 1
+            high = max(high, edge if is_clear else edge + off)
+        ids = np.flatnonzero(logits >= max(low, _LOWEST))
+        surely = logits[ids] >= high
+        if np.count_nonzero(logits >= best - 2.0 * off) == 1:
+            surely |= logits[ids] == best  # the best one is a candidate in any case
+        return ids, surely
 
 
 def _top_p_edge(values: Floats, best: float, needed: float) -> float:
@@ -264,6 +307,21 @@ def not_finite(position: int, phase: str, **details: Any) -> NumericError:
     )
 
 
+def gumbel_noise(seed: int, position: int, vocab_size: int) -> Floats:
+    """Return standard Gumbel noise, shape [vocabulary]; a smaller vocabulary has the beginning of
+    that of a larger one."""
+    generator = np.random.Philox(key=seed, counter=[0, 0, 0, position])
+    bits = generator.random_raw((vocab_size + 1) // 2).view(np.uint32)[:vocab_size]
+    # 23 bits and a half: neither 0 nor 1 in float 32.
+    noise: Floats = (bits >> np.uint32(9)).astype(np.float32)
+    noise += np.float32(0.5)
+    noise *= np.float32(2.0**-23)
+    for _ in range(2):
+        np.log(noise, out=noise)
+        np.negative(noise, out=noise)
+    return noise
+
+
 def token_word(seed: int, position: int) -> int:
     """Return the 64 random bits of one token: SplitMix64 (Steele et al. 2014)."""
     return _mix((_mix(seed & _WORD) + position * _GOLDEN) & _WORD)
@@ -280,56 +338,10 @@ def pick(weights: Floats | Doubles, uniform: float) -> int:
     Args:
         weights: Finite, from 0, at least one above 0.
     """
-    return _locate(weights, uniform)[0]
-
-
-def _pick_lazily(weights: mx.array, uniform: float) -> mx.array:
-    """Do what `pick` does in mlx, of shape [1]; 0 if the weights are not finite."""
-    if weights.size <= 2 * _BLOCK:
-        bounds = mx.cumsum(weights)
-        return _fall_lazily(weights, bounds, bounds[-1:] * uniform)
-    blocks = mx.pad(weights, (0, -weights.size % _BLOCK)).reshape(-1, _BLOCK)
-    sums = blocks.sum(axis=1)
-    bounds = mx.cumsum(sums)
-    place = bounds[-1:] * uniform
-    block = _fall_lazily(sums, bounds, place)
-    weights, place = blocks[block][0], place - (bounds[block] - sums[block])
-    return block * _BLOCK + _fall_lazily(weights, mx.cumsum(weights), place)
-
-
-def _fall_lazily(weights: mx.array, bounds: mx.array, place: mx.array) -> mx.array:
-    # In float 32 the place may round up to the end of all, and a parallel sum may step up where
-    # nothing is added.
-    below_end = mx.minimum(place, bounds[-1:] * (1.0 - 2.0**-23))
-    return mx.argmax((bounds > below_end) & (weights > 0), keepdims=True)
-
-
-def _locate(weights: Floats | Doubles, uniform: float) -> tuple[int, float, float]:
-    """Return what `pick` does, and the shares of the mass below that weight and with it."""
-    first, below, total = 0, 0.0, 0.0
-    if len(weights) > 2 * _BLOCK:
-        whole = len(weights) - len(weights) % _BLOCK
-        sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1)
-        bounds = _bounds(np.append(sums, weights[whole:].sum()))
-        block = _fall(bounds, uniform * bounds[-1])
-        first, below, total = block * _BLOCK, float(bounds[block]), float(bounds[-1])
-        weights = weights[first : first + _BLOCK]
-    bounds = _bounds(weights)
-    total = total or float(bounds[-1])
-    index = _fall(bounds, uniform * total - below)
-    start, end = (below + float(bounds[index])) / total, (below + float(bounds[index + 1])) / total
-    return first + index, start, end
-
-
-def _bounds(weights: Floats | Doubles) -> Doubles:
-    """Return where each weight begins, and last where all end."""
-    return np.append(0.0, np.cumsum(weights, dtype=np.float64))
-
-
-def _fall(bounds: Doubles, place: float) -> int:
-    """Return the weight that `place` is in; by rounding it may lie at the end of all."""
-    below_end = min(place, float(np.nextafter(bounds[-1], 0.0)))
-    return int(np.searchsorted(bounds, below_end, side="right")) - 1
+    bounds = np.cumsum(weights, dtype=np.float64)
+    # By rounding the place may lie at the end of all.
+    place = min(uniform * bounds[-1], np.nextafter(bounds[-1], 0.0))
+    return int(np.searchsorted(bounds, place, side="right"))
 
 
 def describe(logits: Floats, token: int, count: int) -> dict[str, Any]:

@@ -223,9 +223,12 @@ class Scheduler:
             if isinstance(result, Exception):
                 self._fail(job, result)
                 continue
-            for token, logits in result:
-                if job.phase is Phase.DECODE:
-                    self._emit(job, token, logits)
+            try:
+                for token, logits in result:
+                    if job.phase is Phase.DECODE:
+                        self._emit(job, token, logits)
+            except Exception as error:  # of the text or the log-probabilities
+                self._fail(job, error)
         return 1.0
 
     def _emit(self, job: Job, token: int, logits: Any) -> None:
@@ -285,6 +288,8 @@ class Scheduler:
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a job with an error of its own."""
+        if job.phase is Phase.DONE:
+            return
         if not isinstance(error, IsthmusError):
             error = InternalError(
                 f"the model failed in {job.phase.value}: {type(error).__name__}: {error}",

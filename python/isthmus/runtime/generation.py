@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine.job import Job, Outcome, Phase
 from ..engine.thread import EngineThread
-from ..errors import Cancelled, DeadlineExceeded, IsthmusError, own_copy
+from ..errors import Cancelled, DeadlineExceeded, InternalError, IsthmusError, own_copy
 from ..limits import CREDIT_LIMIT
 from ..wire.codec import token_ids
 from .generate_options import GenerateOptions
@@ -87,6 +87,15 @@ class Generation:
 
     def on_end(self, outcome: Outcome) -> None:
         """Settle, unless the output must be checked first."""
+        try:
+            self._end(outcome)
+        except Exception as error:  # whatever is wrong here, the call must settle
+            failure = InternalError(
+                f"the result could not be made: {type(error).__name__}: {error}", phase="running"
+            )
+            self.on_error(failure)
+
+    def _end(self, outcome: Outcome) -> None:
         if self._is_cut(outcome.stop):
             outcome.report["is_complete"] = False
         if outcome.report.get("is_complete"):

@@ -276,17 +276,25 @@ def test_draw_and_choose_give_the_same_token(temperature: float) -> None:
     assert differing <= total / 50
 
 
-@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-53])
-def test_a_masked_token_is_never_drawn(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "token_uniform", lambda seed, position: uniform)
+def test_a_masked_token_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (6, 5_000):
         logits = np.full(size, 1.0, dtype=np.float32)
         logits[:2] = logits[-2:] = MASKED
+        noise = np.where(logits == 1.0, -5.0, 20.0).astype(np.float32)
+        monkeypatch.setattr(sampling, "gumbel_noise", lambda *_, noise=noise: noise)
         for options in ({}, {"top_p": 0.9999}, {"min_p": 0.5}):
             sampler = Sampler(SamplingOptions(temperature=1.0, **options), size)
             for is_lazy in (False, True)[: 1 + sampler.is_lazy]:
-                token = drawn(sampler, logits, range(1), is_lazy)[0]
-                assert logits[token] == 1.0 and (token == 2) is (uniform == 0.0)
+                assert logits[drawn(sampler, logits, range(1), is_lazy)[0]] == 1.0
+
+
+def test_noise_is_finite_standard_gumbel_and_the_same_for_a_shorter_vocabulary() -> None:
+    noise = sampling.gumbel_noise(7, 3, 400_000)
+    assert np.isfinite(noise).all() and len(noise) == 400_000
+    assert abs(float(noise.mean()) - 0.5772) < 0.01 and abs(float(noise.var()) - 1.6449) < 0.03
+    assert (sampling.gumbel_noise(7, 3, 1_001) == noise[:1_001]).all()
+    for seed, position in ((8, 3), (7, 4), (2**53 - 1, 0)):
+        assert (sampling.gumbel_noise(seed, position, 100) != noise[:100]).all()
 
 
 @MANY

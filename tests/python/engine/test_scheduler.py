@@ -377,6 +377,17 @@ def test_when_a_decoder_fails_as_a_whole_its_jobs_fail_and_the_others_go_on(
     assert listener_of(good).outcomes
 
 
+def test_a_job_whose_text_cannot_be_made_fails_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = bench.add("bad", max_tokens=5), bench.add("good", max_tokens=5)
+    bench.step()
+    monkeypatch.setattr(bad.text, "add", lambda token: 1 / 0)
+    bench.run()
+    assert "ZeroDivisionError" in listener_of(bad).errors[0].message
+    assert listener_of(good).ids == [0, 1, 2, 3, 4]
+
+
 def test_how_long_jobs_run_is_known(bench: Bench) -> None:
     assert bench.scheduler.service_s == 0.0
     bench.add("a")

@@ -15,7 +15,7 @@ from isthmus.engine.spread import PART_TOKENS, spread
 def streams_of_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three processors, whatever the machine has."""
     monkeypatch.setattr(module, "_processors", lambda: 3)
-    module._streams.cache_clear()
+    module.processor_streams.cache_clear()
 
 
 def test_the_parts_follow_one_another() -> None:
@@ -52,7 +52,7 @@ def test_it_can_be_used_on_the_thread_that_it_was_first_used_on() -> None:
     found: list[float] = []
 
     def work() -> None:
-        module._streams.cache_clear()
+        module.processor_streams.cache_clear()
         for _ in range(2):
             made = spread(6, 6 * PART_TOKENS, lambda first, stop: mx.ones((stop - first, 2)))
             found.append(mx.sum(made).item())
@@ -60,5 +60,5 @@ def test_it_can_be_used_on_the_thread_that_it_was_first_used_on() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join(30)
-    module._streams.cache_clear()
+    module.processor_streams.cache_clear()
     assert found == [12.0, 12.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,9 +20,11 @@ WAIT_S = 10.0
 
 
 @contextlib.asynccontextmanager
-async def an_engine(prepare: Callable[[], None] = lambda: None) -> AsyncIterator[EngineThread]:
+async def an_engine(
+    prepare: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[EngineThread]:
     """A started engine, ended with the test."""
-    engine = EngineThread(asyncio.get_running_loop(), prepare)
+    engine = EngineThread(asyncio.get_running_loop(), prepare, clock)
     engine.start()
     try:
         yield engine
@@ -93,7 +96,8 @@ async def test_step_work_runs_to_its_end_on_the_engine_s_thread() -> None:
 
 
 async def test_step_work_goes_on_between_the_tokens_of_a_job() -> None:
-    async with an_engine() as engine:
+    # Time is shared: where none passes, turns are.
+    async with an_engine(clock=lambda: 0.0) as engine:
         job = make_job("a", log := [], max_tokens=10**9, granted=10**9)
         engine.submit(job)
         await asyncio.wait_for(engine.run_steps(FakeErrand("e", log, 20)), WAIT_S)
