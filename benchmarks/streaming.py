@@ -1,8 +1,9 @@
 """What streams cost: a token over in-process mlx-lm, and eight of them at once.
 
 With a slow reader on one of eight streams; with echoes there and back while the engine is busy, at
-200 a second; and with texts tokenized meanwhile. The echoes show the lag of the runtime's loop as a
-caller feels it, with both ways through the pipes in it.
+200 a second; with texts tokenized meanwhile; and with a JSON schema that the output must match. The
+echoes show the lag of the runtime's loop as a caller feels it, with both ways through the pipes in
+it.
 """
 
 from __future__ import annotations

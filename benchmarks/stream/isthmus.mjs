@@ -84,4 +84,20 @@ async function beside({ source, call, everyMs, ...rest }) {
   return { waits, loopLagMaxMs };
 }
 
-await serve({ load, together, beside }, () => runtime.close());
+/** One stream, with or without a format that it cannot complete; milliseconds a token after the
+ * first, as the runtime counts them. */
+async function alone({ source, question, maxTokens, responseFormat }) {
+  const result = await models.get(source).generate({
+    messages: [{ role: 'user', content: question }],
+    maxTokens,
+    temperature: 0.7,
+    seed: 1,
+    ignoreEos: true,
+    cachePrompt: false,
+    ...(responseFormat && { responseFormat }),
+  });
+  if (result.ids.length !== maxTokens) throw new Error(`${result.ids.length} tokens came`);
+  return { tokenMs: 1_000 / result.timing.tokensPerSecond };
+}
+
+await serve({ load, together, beside, alone }, () => runtime.close());

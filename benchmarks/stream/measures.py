@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +19,16 @@ from ..processes import Subject
 STREAMS: Final = 8
 _ECHO_EVERY_MS: Final = 5
 _TOKENIZE_EVERY_MS: Final = 20
+_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "titles": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 4_000}}
+    },
+    "required": ["titles"],
+    "additionalProperties": False,
+}
+"""What no answer of so few tokens can complete."""
+
 _SLOW_MS: Final = 100
 """What the slow reader rests after each delta; its stream is out of credit most of the time."""
 
@@ -32,6 +44,7 @@ class Plan:
         lag_tokens: While echoes go there and back.
         tokenize_tokens: While texts are tokenized, on the large model.
         reader_rounds: With the slow reader and without.
+        constrained_rounds: Of one stream on the large model, with a JSON schema and without.
     """
 
     generations: int
@@ -39,10 +52,12 @@ class Plan:
     tokenize_tokens: int
     reader_rounds: int
     reader_tokens: int
+    constrained_rounds: int
+    constrained_tokens: int
 
 
-QUICK: Final = Plan(8, 120, 24, 1, 60)
-FULL: Final = Plan(60, 1_500, 60, 5, 200)
+QUICK: Final = Plan(8, 120, 24, 1, 60, 6, 24)
+FULL: Final = Plan(60, 1_500, 60, 5, 200, 12, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,7 @@ def measure(plan: Plan, is_quick: bool) -> Outcome:
                 ours.ask("load", source=source)
             _readers(record, ours, embedded, plan)
             lag = _beside(ours, embedded, "echo", _ECHO_EVERY_MS, plan.lag_tokens)
+            _constrained(record, ours, _with_end_token(Path(large)), plan)
             tokenized = _beside(ours, large, "tokenize", _TOKENIZE_EVERY_MS, plan.tokenize_tokens)
     detail = {
         "streams": record.to_json(),
@@ -80,7 +96,12 @@ def measure(plan: Plan, is_quick: bool) -> Outcome:
         "loop_lag_p99_ms": tidy(percentile(lag["waits"], 0.99)),
         "slow_reader_slowdown": tidy(record.ratio(_WITH_SLOW, _WITHOUT_SLOW).median),
     }
-    return Outcome([Figure("tokenize_p99_ms_under_decode", slow, 10, "ms")], further, detail)
+    constrained = record.ratio(_CONSTRAINED, _FREE).median
+    figures = [
+        Figure("tokenize_p99_ms_under_decode", slow, 10, "ms"),
+        Figure("constrained_token_ratio", constrained, 1.1, "times"),
+    ]
+    return Outcome(figures, further, detail)
 
 
 def _price(record: Record, plan: Plan) -> None:
@@ -108,6 +129,37 @@ def _readers(record: Record, ours: Subject, source: str, plan: Plan) -> None:
             record.add(name, answer["tokensPerS"])
             if way and answer["slowTokens"] >= plan.reader_tokens:
                 raise SystemExit("the slow reader has read its stream to the end")
+
+
+_FREE: Final = "token_ms/free"
+_CONSTRAINED: Final = "token_ms/constrained"
+
+
+def _with_end_token(folder: Path) -> str:
+    """Return a copy of a model that can end its texts, as a format demands."""
+    copy = folder.parent / f"{folder.name}-ending"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "eos_token_id": 0}))
+    return str(copy)
+
+
+def _constrained(record: Record, ours: Subject, source: str, plan: Plan) -> None:
+    """Generate with one stream, with and without a JSON schema, in turns."""
+    ours.ask("load", source=source)
+    question = questions.texts()[0]
+    formats = {_FREE: None, _CONSTRAINED: {"type": "json_schema", "schema": _SCHEMA}}
+    for index in range(plan.constrained_rounds + 1):
+        record.is_kept = index > 0
+        for name, wanted in formats.items() if index % 2 else reversed(formats.items()):
+            answer = ours.ask(
+                "alone",
+                source=source,
+                question=question,
+                maxTokens=plan.constrained_tokens,
+                responseFormat=wanted,
+            )
+            record.add(name, answer["tokenMs"])
 
 
 def _beside(
