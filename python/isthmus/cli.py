@@ -13,7 +13,13 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import IsthmusError
-from .limits import DRAIN_GRACE_S, FRAME_LIMIT_BYTES, PIECE_BYTES, PREFILL_CHUNK_TOKENS
+from .limits import (
+    DRAIN_GRACE_S,
+    FRAME_LIMIT_BYTES,
+    PIECE_BYTES,
+    PREFILL_CHUNK_TOKENS,
+    PROMPT_CACHE_BYTES,
+)
 from .settings import Settings
 from .transport.claim import ClaimedPipes, unusable_end
 
@@ -45,6 +51,7 @@ def run_runtime_command(arguments: Sequence[str], pipes: ClaimedPipes) -> NoRetu
         frame_limit_bytes=options.frame_limit_bytes,
         piece_bytes=options.piece_bytes,
         prefill_chunk_tokens=options.prefill_chunk_tokens,
+        prompt_cache_bytes=options.prompt_cache_bytes,
         drain_grace_s=options.drain_grace_s,
     )
     serve(pipes, settings)
@@ -130,6 +137,12 @@ def _runtime_parser(
     parser.add_argument("--frame-limit-bytes", type=int, default=FRAME_LIMIT_BYTES)
     parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=PREFILL_CHUNK_TOKENS)
+    parser.add_argument(
+        "--prompt-cache-bytes",
+        type=int,
+        default=PROMPT_CACHE_BYTES,
+        help="KV caches that each model keeps for prompts that begin alike; 0 keeps none",
+    )
     parser.add_argument("--drain-grace-s", type=float, default=DRAIN_GRACE_S)
     return parser
 

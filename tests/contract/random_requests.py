@@ -17,6 +17,10 @@ from tests.fixtures.prompts import PROMPTS
 STORY_TOKENS: Final = (40, 90, 150, 260)
 """Lengths of the beginnings that several prompts share; the last takes several chunks."""
 
+LENGTHS: Final = (1, 5, 12, 24, 40)
+SPECULATED_LENGTHS: Final = (12, 40, 60)
+"""Of completions; drafts begin after the first few plain steps."""
+
 ENDLESS: Final = 3_500
 """Tokens that take longer than any deadline here."""
 
@@ -96,9 +100,11 @@ def _case(rng: random.Random, stories: list[list[int]]) -> Case:
     (reader,) = rng.choices(list(weights), list(weights.values()))
     is_late = reader is Reader.IS_LATE
     has_format = rng.random() < 0.15 and not is_late
+    options = _options(rng, reader)
+    lengths = SPECULATED_LENGTHS if "max_draft_tokens" in options else LENGTHS
     wanted = Request(
         prompt=_prompt(rng, stories),
-        max_tokens=rng.choice((1, 5, 12, 24, 40)),
+        max_tokens=rng.choice(lengths),
         sampling=_sampling(rng),
         # One that ends by itself might end before its deadline.
         ignore_eos=is_late or rng.random() < 0.5,
@@ -112,7 +118,7 @@ def _case(rng: random.Random, stories: list[list[int]]) -> Case:
         wanted=wanted,
         reader=reader,
         stop=(rng.randrange(12), rng.randint(1, 6)) if has_stop else None,
-        options=_options(rng, reader),
+        options=options,
         patience=rng.choice((0, 0, 1, 3, 9)),
         deadline_ms=rng.choice((1.0, 5.0, 30.0, 120.0)) if is_late else None,
     )

@@ -16,7 +16,8 @@ import numpy as np
 from mlx_lm.generate import PromptProcessingBatch, generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
-from .generate import Sequence, Token
+from .generate import CLEAR_CACHE_EVERY, Sequence
+from .plan import Token
 
 Result = tuple[Sequence, list[Token] | Exception]
 """What a step gave a sequence: tokens, or why it failed."""
@@ -37,6 +38,7 @@ class RowBatch:
     def __init__(self, network: Any) -> None:
         self._network = network
         self._cache: list[Any] = []
+        self._steps = 0
         self.rows: list[Sequence] = []
 
     def prefill(self, sequences: Some[Sequence]) -> None:
@@ -91,6 +93,9 @@ class RowBatch:
                 if row.plan.constraint is not None:
                     row.plan.constraint.prepare()
             rows = np.array(values, copy=False)
+        self._steps += 1
+        if self._steps % CLEAR_CACHE_EVERY == 0:
+            mx.clear_cache()
         results = [(row, _take(row, rows[index])) for index, row in enumerate(self.rows)]
         close = [row for row, taken in results if taken == []]
         self.leave(close, keeps_cache=False)

@@ -74,9 +74,7 @@ class Filters:
             kept = np.delete(kept, equals[self.top_k - len(kept) :])
         return kept
 
-    def candidates_within(
-        self, logits: Floats, best: float, slack: float
-    ) -> tuple[Ids, Truths]:
+    def candidates_within(self, logits: Floats, best: float, slack: float) -> tuple[Ids, Truths]:
         """Return the ids that may be candidates of logits that are each off by up to `slack`, and
         for each whether it surely is one."""
         off = 2.0 * slack

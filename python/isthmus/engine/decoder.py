@@ -17,7 +17,8 @@ from mlx_lm.generate import generation_stream
 
 from ..limits import PREFILL_SLICE_S, PREFILL_SLICE_TOKENS
 from .batch import Result, RowBatch, can_batch
-from .generate import Plan, Sequence
+from .generate import Sequence
+from .plan import Plan
 from .prompt_cache import PromptCache
 from .speculate import Speculation, SpeculativeSequence
 from .spread import batching_pays, processor_streams

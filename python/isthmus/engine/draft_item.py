@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidRequest
-from .sampling import Doubles, Ids, SamplingOptions
+from .arrays import Doubles, Ids
+from .sampling import SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import NumericError
+from .arrays import Floats
 from .draft_item import DraftItem, Proposal, Verdict
-from .sampling import Floats, Sampler, best_tokens, describe, not_finite, pick, token_uniform
+from .noise import pick, token_uniform
+from .sampling import Sampler, best_tokens, describe, not_finite
 
 _ACCEPT: Final = 0x9FB21C651E98DF25
 _REPLACE: Final = 0x56E8FEB86659FD93

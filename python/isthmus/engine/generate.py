@@ -13,78 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from .sampling import Floats, Sampler, SamplingOptions, check_finite
-
-Token = tuple[int, Floats]
-"""A token id and the logits that it was chosen from, shape [vocabulary]."""
+from .arrays import Floats
+from .plan import Plan, Token
+from .sampling import Sampler, check_finite
 
 _ROUNDING_UNITS: Final = 64.0
 """By how many units of the last place an fp32 logit may differ from that of the sequence alone;
 measured with OpenBLAS: up to 30. In 16 bits none was seen on a CPU, where sums are made in fp32 and
 rounded once; Metal was not measured."""
 
-_CLEAR_CACHE_EVERY: Final = 256
+CLEAR_CACHE_EVERY: Final = 256
 """Steps between two returns of unused buffers, as in mlx-lm."""
 
 _REPLAYED_STEPS: Final = 8
 """Tokens that are evaluated again in one step of the scheduler."""
-
-
-class Constraint(Protocol):
-    """What the next token may be; `engine.constraint.Constraint`."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the text may end here."""
-        ...
-
-    @property
-    def must_stop(self) -> bool:
-        """Whether nothing may follow."""
-        ...
-
-    def prepare(self) -> None:
-        """Compute the next mask now."""
-        ...
-
-    def mask(self, logits: Floats) -> None:
-        """Set what may not follow to minus infinity."""
-        ...
-
-    def advance(self, token: int) -> None:
-        """Take a token."""
-        ...
-
-    def validate(self, tokens: Tokens[int]) -> int:
-        """Return how many of these tokens, one after the other, may come next."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is generated.
-
-    Attributes:
-        prompt: Token ids, at least one, each below the vocabulary size.
-        sampling: How tokens are chosen.
-        max_tokens: After this many, no further step is dispatched.
-        constraint: Of what may be generated, or None.
-        may_batch: Whether passes may be shared with other generations.
-        may_reuse: Whether a cached beginning of the prompt may be used, and is kept afterwards.
-    """
-
-    prompt: Tokens[int]
-    sampling: SamplingOptions
-    max_tokens: int
-    constraint: Constraint | None = None
-    may_batch: bool = True
-    may_reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +194,7 @@ class Sequence:
                 self.replay("near_tie")
             elif goes_on and step.chosen is None and not self.is_finished:
                 self._pending = self._dispatch(mx.array(self.tokens[-1:]), self.decoded)
-            if self.decoded % _CLEAR_CACHE_EVERY == 0:
+            if self.decoded % CLEAR_CACHE_EVERY == 0:
                 mx.clear_cache()
         return found
 

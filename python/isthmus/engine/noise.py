@@ -69,7 +69,8 @@ class Noise:
         # Set for each block: `advance` does the same in five times the time.
         state = {**generator.state, "state": {"counter": counter, "key": [self._seed, 0]}}
         blocks = []
-        for counter[0] in (ids // _BLOCK_TOKENS).tolist():
+        for block in (ids // _BLOCK_TOKENS).tolist():
+            counter[0] = block
             generator.state = state
             blocks.append(generator.random_raw(_BLOCK_TOKENS // 2))
         bits: Words = np.stack(blocks).view(np.uint32)

@@ -21,7 +21,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-from .generate import Plan, Sequence, Token
+from .generate import Sequence
+from .plan import Plan, Token
 from .sampling import Sampler
 from .speculation import DraftLength, PromptLookup, SpeculationCosts
 

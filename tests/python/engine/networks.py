@@ -13,7 +13,8 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.models.llama import Model, ModelArgs
 
 from isthmus.engine.draft import DraftBatch, DraftItem, Verdict
-from isthmus.engine.generate import Plan, Sequence
+from isthmus.engine.generate import Sequence
+from isthmus.engine.plan import Plan
 from isthmus.engine.sampling import SamplingOptions, describe
 from isthmus.errors import IsthmusError
 from isthmus.models import BUILTIN_ROOT

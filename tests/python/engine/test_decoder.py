@@ -11,7 +11,8 @@ import pytest
 
 from isthmus.engine import decoder as module
 from isthmus.engine.decoder import Decoder
-from isthmus.engine.generate import Plan, Sequence
+from isthmus.engine.generate import Sequence
+from isthmus.engine.plan import Plan
 from isthmus.engine.sampling import SamplingOptions
 from isthmus.errors import NumericError
 from isthmus.limits import PREFILL_SLICE_TOKENS

@@ -144,7 +144,7 @@ class GenerateMethod:
 
         def open_job() -> tuple[Decoder, Steps, TextOutput]:
             from ...engine.decoder import Decoder as ModelDecoder
-            from ...engine.generate import Plan
+            from ...engine.plan import Plan
             from ...engine.sampling import SamplingOptions
 
             decoder = model.operation(
