@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
@@ -207,7 +207,8 @@ async def test_a_deadline_that_passes_is_an_error_with_what_came_before_it(
     assert [play for play in plays if play.error is not None] == late
     for play in late:
         assert play.error is not None
-        details, known = play.error.details, min(len(play.ids), len(play.alone.ids))
+        details: dict[str, Any] = play.error.details
+        known = min(len(play.ids), len(play.alone.ids))
         assert play.ids[:known] == play.alone.ids[:known], play.case
         assert details["partial"]["ids"] == play.ids
         assert details["completion_tokens"] == len(play.ids)
@@ -226,7 +227,8 @@ async def test_passes_were_shared_prompts_reused_and_tokens_drafted(
     states = Counter(
         (model, result.batching["state"]) for model, result in results if result.batching
     )
-    if runtime.hello["blas"]["path"] is not None:
+    blas: Any = runtime.hello["blas"]
+    if blas["path"] is not None:
         assert states["chat", "batched"] > COUNT // 8
     assert states["tiny", "alone"] > COUNT // 10
     assert sum(result.usage.cached_tokens > 0 for _, result in results) > COUNT // 10

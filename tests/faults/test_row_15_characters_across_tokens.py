@@ -20,11 +20,12 @@ def chain(*tokens: int) -> dict[int, int]:
 
 
 def generate(
-    peer: Peer, folder: Path, max_tokens: int
+    peer: Peer, folder: Path, max_tokens: int, **params: object
 ) -> tuple[list[tuple[str, list[int]]], dict[str, object]]:
     """Return each delta's text and ids, and the end."""
     model = peer.call("load_model", {"source": str(folder)})["model"]
-    request = peer.request("generate", {"model": model, "prompt": "A", "max_tokens": max_tokens})
+    wanted = {"model": model, "prompt": "A", "max_tokens": max_tokens, **params}
+    request = peer.request("generate", wanted)
     deltas = []
     while (message := peer.next_of(request))[0] == DELTA:
         deltas.append((message[3]["text"], read_ids(message[3]["ids"])))
@@ -53,4 +54,24 @@ def test_a_character_cut_by_the_end_is_flushed_as_one_replacement_at_the_end(
     assert "".join(text for text, _ in deltas) == "B�"
     assert deltas[-1][0].endswith("�")
     assert [token for _, ids in deltas for token in ids] == [66, *WOMAN[:kept]]
+    assert end["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"speculation": {"prompt_lookup": True}},
+        {"response_format": {"type": "regex", "pattern": "(👩)*"}},
+    ],
+    ids=["drafted", "constrained"],
+)
+def test_characters_of_several_tokens_a_step_come_out_whole_too(
+    peer: Peer, tmp_path: Path, params: dict[str, object]
+) -> None:
+    folder = write_chain(tmp_path / "m", chain(65, *WOMAN, WOMAN[0]))
+    deltas, end = generate(peer, folder, 82, **params)
+    texts = [text for text, _ in deltas]
+    assert "".join(texts) == "👩" * 20 + "�"
+    assert not any("�" in text for text in texts[:-1])
+    assert [token for _, ids in deltas for token in ids] == [*WOMAN * 20, *WOMAN[:2]]
     assert end["finish_reason"] == "length"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.peer import CREDIT, DELTA, END, Peer, read_ids
+from tests.faults.ways import assert_batched
 
 MIB = 1 << 20
 COUNT = 100_000
@@ -56,6 +57,39 @@ def test_a_generation_whose_reader_stops_holds_no_other_back(
         ids += read_ids(message[3]["ids"])
     assert ids == [97] * 60
     assert message[2]["usage"]["completion_tokens"] == 64
+
+
+def test_a_slow_reader_in_a_batch_of_eight_waits_alone_and_gets_all_of_it(
+    peer: Peer, chain_folder: Path
+) -> None:
+    model = peer.load(chain_folder)
+    params = {"model": model, "max_tokens": 64, "ignore_eos": True}
+    slow = peer.request("generate", {**params, "prompt": "s"}, {"credit": 4})
+    others = [peer.request("generate", {**params, "prompt": letter}) for letter in "abcdefg"]
+    for request in others:
+        end = peer.settled(request)[2]
+        assert end["usage"]["completion_tokens"] == 64
+        assert_batched(peer, end)
+    stalled = [token for message in peer.take_kept(slow) for token in read_ids(message[3]["ids"])]
+    assert stalled == [ord("s")] * 4
+    # It comes and goes while others share their passes.
+    others = [peer.request("generate", {**params, "prompt": letter}) for letter in "hi"]
+    ids = list(stalled)
+    while (message := grant_and_read(peer, slow, 5))[0] == DELTA:
+        ids += read_ids(message[3]["ids"])
+    assert ids == [ord("s")] * 64
+    assert_batched(peer, message[2])
+    for request, letter in zip(others, "hi", strict=True):
+        ids = []
+        while (message := peer.next_of(request))[0] == DELTA:
+            ids += read_ids(message[3]["ids"])
+        assert ids == [ord(letter)] * 64
+
+
+def grant_and_read(peer: Peer, request: int, credit: int) -> list[object]:
+    """Give a stream a little credit and return what it says next."""
+    peer.send([CREDIT, request, credit])
+    return peer.next_of(request)
 
 
 def test_a_host_that_reads_nothing_at_all_makes_the_runtime_hold_a_bounded_amount() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.peer import CANCEL, DELTA, END, Peer
+from tests.faults.ways import WAYS, options_of
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_a_cancelled_generation_leaves_the_engine_and_nothing_follows_its_end(
-    peer: Peer, chain_folder: Path
+    peer: Peer, chain_folder: Path, way: str
 ) -> None:
     model = peer.load(chain_folder)
     cancelled = peer.call("stats").get("cancelled", 0)
-    request = peer.request(
-        "generate", {"model": model, "prompt": "a", "max_tokens": 100_000}, {"credit": 10**6}
-    )
+    params = {"model": model, "prompt": "a", "max_tokens": 100_000, **options_of(way, model)}
+    request = peer.request("generate", params, {"credit": 10**6})
     for _ in range(3):
         assert peer.next_of(request)[0] == DELTA
     peer.send([CANCEL, request])

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.peer import CANCEL, DELTA, END, ERROR, RESULT, Peer, wait_until
+from tests.faults.peer import (
+    CANCEL,
+    CREDIT,
+    DELTA,
+    END,
+    ERROR,
+    RESULT,
+    Peer,
+    read_ids,
+    wait_until,
+)
+from tests.faults.ways import WAYS, assert_batched, options_of
 
 LONG = 100_000
 
@@ -51,16 +62,48 @@ def test_in_prefill_it_stops_at_the_next_chunk(peer: Peer, chain: str, deep_fold
     peer.call("unload_model", {"model": deep})
 
 
-def test_in_decode_it_ends_with_what_was_delivered(peer: Peer, chain: str) -> None:
-    params = {"model": chain, "prompt": "a", "max_tokens": LONG}
-    request = peer.request("generate", params, {"credit": 5})
+@pytest.mark.parametrize("way", WAYS)
+def test_in_decode_it_ends_with_what_was_delivered(peer: Peer, chain: str, way: str) -> None:
+    params = {"model": chain, "prompt": "a", "max_tokens": LONG, **options_of(way, chain)}
+    request = peer.request("generate", params, {"credit": 40})
     received = 0
-    while received < 5:
+    while received < 40:
         message = peer.next_of(request)
-        assert message[0] == DELTA
+        assert message[0] == DELTA and set(read_ids(message[3]["ids"])) == {ord("a")}
         received += message[2]
     peer.send([CANCEL, request], [CANCEL, request])
-    assert_cancelled(peer.settled(request), 5)
+    message = peer.settled(request)
+    assert_cancelled(message, 40)
+    if "speculation" in params:
+        assert message[2]["speculation"]["rounds"] > 0
+    if "response_format" in params:
+        assert message[2]["is_complete"] is False
+
+
+def test_in_a_batch_its_neighbours_keep_their_tokens(peer: Peer, chain: str) -> None:
+    requests = {
+        letter: peer.request(
+            "generate",
+            {"model": chain, "prompt": letter, "max_tokens": 60},
+            {"credit": 3 if letter in "ce" else 30},
+        )
+        for letter in "abcdefgh"
+    }
+    leaving = [requests.pop(letter) for letter in "ce"]
+    for request in leaving:
+        received = 0
+        while received < 3:
+            received += peer.next_of(request)[2]
+    peer.send(*([CANCEL, request] for request in leaving))
+    for request in leaving:
+        assert_cancelled(peer.settled(request), 3)
+    peer.send(*([CREDIT, request, 30] for request in requests.values()))
+    for letter, request in requests.items():
+        ids: list[int] = []
+        while (message := peer.next_of(request))[0] == DELTA:
+            ids += read_ids(message[3]["ids"])
+        assert ids == [ord(letter)] * 60
+        assert_batched(peer, message[2])
 
 
 def test_after_the_end_and_for_an_unknown_id_it_is_ignored(peer: Peer, chain: str) -> None:

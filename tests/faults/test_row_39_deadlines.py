@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.peer import DELTA, ERROR, RESULT, Peer
+from tests.faults.ways import WAYS, options_of
 
 
 def test_in_the_queue_it_says_so_and_the_request_never_runs(peer: Peer, chain_folder: Path) -> None:
@@ -23,12 +24,16 @@ def test_in_the_queue_it_says_so_and_the_request_never_runs(peer: Peer, chain_fo
     assert peer.take_kept(request) == []
 
 
-def test_while_it_decodes_the_error_carries_how_far_it_came(peer: Peer, chain_folder: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_while_it_decodes_the_error_carries_how_far_it_came(
+    peer: Peer, chain_folder: Path, way: str
+) -> None:
     model = peer.load(chain_folder)
+    neighbour = peer.request("generate", {"model": model, "prompt": "b", "max_tokens": 30})
     request = peer.request(
         "generate",
-        {"model": model, "prompt": "a", "max_tokens": 10**5},
-        {"deadline_ms": 700, "credit": 10**6},
+        {"model": model, "prompt": "a", "max_tokens": 10**5, **options_of(way, model)},
+        {"deadline_ms": 500, "credit": 10**6},
     )
     received = 0
     while (message := peer.next_of(request))[0] == DELTA:
@@ -36,6 +41,7 @@ def test_while_it_decodes_the_error_carries_how_far_it_came(peer: Peer, chain_fo
     error = message[2]
     assert (error["code"], error["phase"]) == ("DEADLINE_EXCEEDED", "decode")
     assert error["details"]["completion_tokens"] == received > 0
+    assert peer.settled(neighbour)[2]["usage"]["completion_tokens"] == 30
     peer.becomes_idle()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from isthmus.limits import DRAFT_QUEUE_LIMIT, GENERATE_QUEUE_LIMIT
 from tests.faults.peer import ERROR, Peer
+from tests.faults.ways import WAYS, options_of
 
 BURST = 10
 
@@ -30,12 +31,16 @@ def test_generations_over_the_limit_are_refused_at_once_and_the_others_finish(
 ) -> None:
     model = peer.load(chain_folder)
     blocker = peer.request("fault_block_engine", {"seconds": 3})
-    params = {"model": model, "ids": [1], "max_tokens": 1}
-    requests = [peer.request("generate", params) for _ in range(GENERATE_QUEUE_LIMIT + 10)]
+    letters = {"model": model, "ids": [97], "max_tokens": 1}
+    params = [{**letters, **options_of(way, model)} for way in WAYS]
+
+    def burst(count: int) -> list[int]:
+        return [peer.request("generate", params[at % len(params)]) for at in range(count)]
+
+    requests = burst(GENERATE_QUEUE_LIMIT + 10)
     assert peer.settled(requests.pop())[2]["code"] == "QUEUE_FULL"
     assert peer.take_kept(blocker) == []
-    more = (BURST - 1) * GENERATE_QUEUE_LIMIT
-    requests += [peer.request("generate", params) for _ in range(more)]
+    requests += burst((BURST - 1) * GENERATE_QUEUE_LIMIT)
     peer.settled(blocker)
     answered, refused = outcomes(peer, requests)
     assert len(answered) >= GENERATE_QUEUE_LIMIT

@@ -77,3 +77,33 @@ def test_single_requests_of_one_read_do_not_share_their_errors(peer: Peer, chat:
     assert replies[BAD][2]["code"] == "INVALID_REQUEST"
     expected = [peer.call("tokenize", {"model": chat, "text": text}) for text in GOOD_TEXTS]
     assert with_bad([reply[2] for reply in replies], None) == with_bad(expected, None)
+
+
+BAD_GENERATIONS: dict[str, dict[str, Any]] = {
+    "a schema that nothing satisfies": {
+        "response_format": {
+            "type": "json_schema",
+            "schema": {"type": "integer", "minimum": 3, "maximum": 2},
+        }
+    },
+    "a schema with what cannot be enforced": {
+        "response_format": {"type": "json_schema", "schema": {"not": {"type": "null"}}}
+    },
+    "a pattern that does not compile": {"response_format": {"type": "regex", "pattern": "a(?=b)"}},
+    "a grammar that is none": {"response_format": {"type": "grammar", "grammar": "begin: ??"}},
+    "a prompt over the context": {"ids": [20] * 5_000},
+    "a draft of an unknown model": {"speculation": {"draft_model": "nobody"}},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_GENERATIONS)
+def test_the_other_generations_have_their_tokens(peer: Peer, chat: str, bad: str) -> None:
+    params = {"model": chat, "ids": [20, 21, 22], "max_tokens": 12, "stream": False}
+    alone = peer.call("generate", params)
+    wrong = {**params, **BAD_GENERATIONS[bad]}
+    requests = [peer.request("generate", each) for each in (params, params, wrong, params, params)]
+    error = peer.settled(requests.pop(2))[2]
+    is_known = "draft_model" not in wrong.get("speculation", {})
+    assert error["code"] == ("INVALID_REQUEST" if is_known else "MODEL_NOT_LOADED")
+    for request in requests:
+        assert peer.settled(request)[2]["ids"] == alone["ids"]

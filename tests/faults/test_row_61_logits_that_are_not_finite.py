@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import string
 from pathlib import Path
 
 import pytest
 
 from tests.faults.peer import DELTA, ERROR, Peer, read_ids
 from tests.faults.small_models import write_chain
+from tests.faults.ways import WAYS, assert_batched, options_of
 
 STEPS = list(b"abcd")
 """A chain of tokens; after the last the logits break."""
@@ -36,4 +38,48 @@ def test_the_error_comes_at_that_step_after_the_tokens_before_it(
     assert peer.settled(bystander)[2]["finish_reason"] == "length"
     again = peer.refusal("generate", params)
     assert again["code"] == "NUMERIC_ERROR"
+    peer.call("unload_model", {"model": model})
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "masked"])
+def test_in_a_batch_that_one_fails_and_the_others_keep_their_tokens(
+    peer: Peer, tmp_path: Path, kind: str
+) -> None:
+    follows = dict(itertools.pairwise(STEPS))
+    model = peer.load(
+        write_chain(tmp_path / "model", follows, overflow={STEPS[-1]: kind}),
+    )
+    prompts = ("x", "a", "y", "c", "z")
+    requests = {
+        prompt: peer.request("generate", {"model": model, "prompt": prompt, "max_tokens": 40})
+        for prompt in prompts
+    }
+    for prompt, request in requests.items():
+        ids: list[int] = []
+        while (message := peer.next_of(request))[0] == DELTA:
+            ids += read_ids(message[3]["ids"])
+        if prompt in "xyz":
+            assert ids == [ord(prompt)] * 40
+            assert_batched(peer, message[2])
+        else:
+            assert (message[0], message[2]["code"]) == (ERROR, "NUMERIC_ERROR")
+            assert ids == STEPS[STEPS.index(ord(prompt)) + 1 :]
+    peer.call("unload_model", {"model": model})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_came_before_it_is_delivered_however_it_is_generated(
+    peer: Peer, tmp_path: Path, way: str
+) -> None:
+    letters = string.ascii_lowercase
+    follows = dict(itertools.pairwise(letters.encode()))
+    model = peer.load(
+        write_chain(tmp_path / "model", follows, overflow={ord("z"): "nan"}),
+    )
+    # The alphabet is in the prompt already, so that all of it can be drafted.
+    params = {"prompt": f"{letters}-{letters}-a", "max_tokens": 50, **options_of(way, model)}
+    ids, error = peer.generate(model, **params)
+    assert error["code"] == "NUMERIC_ERROR"
+    assert ids == list(letters[1:].encode())
+    assert error["details"]["completion_tokens"] == len(ids)
     peer.call("unload_model", {"model": model})

@@ -33,6 +33,31 @@ def test_twice_in_turn_and_twice_at_once_give_the_same(peer: Peer, chat: str, sa
     assert len(set(together)) > 4, "other seeds give other tokens"
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_however_it_is_generated_a_seed_gives_the_same(peer: Peer, chat: str, sampler: str) -> None:
+    draft = peer.load("default-draft")
+    params = {"model": chat, "prompt": PROMPT * 6, "max_tokens": 60, "seed": 11, "stream": False}
+    params |= {"ignore_eos": True, **SAMPLERS[sampler]}
+    ways: dict[str, dict[str, Any]] = {
+        "alone": {"batch": False, "cache_prompt": False},
+        "with a prompt to reuse": {},
+        "with a reused prompt": {},
+        "by look-up": {"speculation": {"prompt_lookup": True}},
+        "by a draft": {"speculation": {"draft_model": draft}},
+        "urgently": {"priority": 100},
+        "with log-probabilities": {"logprobs": 3},
+    }
+    in_turn = {way: peer.call("generate", {**params, **ways[way]}) for way in ways}
+    at_once = [peer.request("generate", {**params, **ways[way]}) for way in ways]
+    together = [peer.settled(request)[2]["ids"] for request in at_once]
+    assert {end["ids"] for end in in_turn.values()} == {in_turn["alone"]["ids"]}
+    assert together == [in_turn["alone"]["ids"]] * len(ways)
+    assert in_turn["alone"]["usage"]["cached_tokens"] == 0
+    assert in_turn["with a reused prompt"]["usage"]["cached_tokens"] > 0
+    assert in_turn["by a draft"]["speculation"]["rounds"] > 0
+    peer.call("unload_model", {"model": draft})
+
+
 def test_the_seed_that_was_drawn_is_told_and_repeats(peer: Peer, chat: str) -> None:
     params = {"model": chat, "prompt": PROMPT, "max_tokens": 16, "temperature": 1.0}
     first, end = peer.generate(**params)

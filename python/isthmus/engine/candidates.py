@@ -1,8 +1,8 @@
 """Which tokens top_p, min_p and top_k leave: those that `mlx_lm.make_sampler` keeps.
 
-mlx-lm sorts the whole vocabulary for each of them; here a threshold is found first, and only what
-is near it is sorted. Also says which tokens would be left of logits that are off by rounding. Knows
-no temperature, no randomness and no model.
+mlx-lm sorts the whole vocabulary for top_p and partitions it for top_k; here a threshold is found
+first, and only what is near it is sorted. Also says which tokens would be left of logits that are
+off by rounding. Knows no temperature, no randomness and no model.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """What the model makes of a draft, by its logits: how many tokens it accepts, and which follows.
 
 Greedy: the draft is accepted up to the first token that is not the best. Sampled, without a
-proposal: each token is drawn with the number that `generate` would draw it by, and accepted if it
-is the drafted one; this is the rejection rule for a draft that was certain of its token, and the
-tokens are those of `generate` with the same seed. With a proposal: the rejection rule of Leviathan
-et al. 2023 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318), whose tokens have the
-model's own distribution. Knows no forward pass. Called on the engine thread only.
+proposal: each token is drawn with the noise that `generate` would draw it with, and the drafted one
+is accepted if it is that; so the tokens are those of `generate` with the same seed, whatever the
+draft, and a draft that was drawn with the same noise is accepted often. With a proposal: the
+rejection rule of Leviathan et al. 2023 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318),
+whose tokens have the model's own distribution; it has random numbers of its own, not the noise.
+Knows no forward pass. Called on the engine thread only.
 """
 
 from __future__ import annotations

@@ -29,15 +29,19 @@ _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
 class Noise:
-    """Standard Gumbel noise of one request's tokens.
+    """Standard Gumbel noise of one request's tokens; a position's is made in one go or in part.
 
     Args:
         seed: From 0, below 2^64.
     """
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
         self._kept: dict[int, Floats] = {}
+        self._generator: Any = np.random.Philox(key=seed)
+        self._counter = [0, 0, 0, 0]
+        # Lists of numbers are read faster than arrays, and it is set for each block.
+        inner = {"counter": self._counter, "key": [seed, 0]}
+        self._state = {**self._generator.state, "state": inner, "buffer": [0, 0, 0, 0]}
 
     def whole(self, position: int, vocab_size: int) -> Floats:
         """Return the noise of all tokens, shape [vocabulary]; a smaller vocabulary has the
@@ -50,31 +54,28 @@ class Noise:
         return noise
 
     def of(self, ids: Ids, position: int, vocab_size: int) -> Floats:
-        """Return the noise of some tokens, as it is in the whole."""
-        if position in self._kept:
-            return self._kept[position][ids]
+        """Return the noise of some tokens, at least one, as it is in the whole."""
         if len(ids) * _SINGLE_COST < vocab_size:
             return _gumbel(self._bits_of(ids, position))
         return _gumbel(self._bits(position, vocab_size)[ids])
 
     def _bits(self, position: int, vocab_size: int) -> Words:
-        generator = np.random.Philox(key=self._seed, counter=[0, 0, 0, position])
-        words = generator.random_raw((vocab_size + 1) // 2)
-        return words.view(np.uint32)[:vocab_size]
+        self._counter[0], self._counter[3] = 0, position
+        self._generator.state = self._state
+        words: Words = self._generator.random_raw((vocab_size + 1) // 2).view(np.uint32)
+        return words[:vocab_size]
 
     def _bits_of(self, ids: Ids, position: int) -> Words:
-        """Make the blocks of these tokens, at least one."""
-        counter = [0, 0, 0, position]
-        generator: Any = np.random.Philox(key=self._seed, counter=counter)
-        # Set for each block: `advance` does the same in five times the time.
-        state = {**generator.state, "state": {"counter": counter, "key": [self._seed, 0]}}
-        blocks = []
+        """Make the blocks of these tokens, one by one."""
+        generator, counter, blocks = self._generator, self._counter, []
+        counter[3] = position
         for block in (ids // _BLOCK_TOKENS).tolist():
             counter[0] = block
-            generator.state = state
+            generator.state = self._state
             blocks.append(generator.random_raw(_BLOCK_TOKENS // 2))
-        bits: Words = np.stack(blocks).view(np.uint32)
-        return bits[np.arange(len(ids)), ids % _BLOCK_TOKENS]
+        words: Words = np.concatenate(blocks).view(np.uint32)
+        bits: Words = words[np.arange(0, len(words), _BLOCK_TOKENS) + ids % _BLOCK_TOKENS]
+        return bits
 
 
 def token_word(seed: int, position: int) -> int:
