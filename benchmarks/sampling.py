@@ -30,7 +30,7 @@ FILTERS: Final[dict[str, dict[str, Any]]] = {
     "min_p": {"min_p": 0.05},
     "temperature": {},
 }
-TARGETS: Final = {"filter": 10.0, "temperature": 5.0, "draw": 1.0}
+TARGETS: Final = {"filter": 10.0, "temperature": 3.0, "draw": 1.0}
 """How many times as fast as mlx-lm each is to be."""
 
 DEVIATIONS: Final = {"": 3.0, "_flat": 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.faults.peer import CREDIT, DELTA, END, Peer, read_ids
 from tests.faults.ways import assert_batched
@@ -86,7 +87,7 @@ def test_a_slow_reader_in_a_batch_of_eight_waits_alone_and_gets_all_of_it(
         assert ids == [ord(letter)] * 64
 
 
-def grant_and_read(peer: Peer, request: int, credit: int) -> list[object]:
+def grant_and_read(peer: Peer, request: int, credit: int) -> list[Any]:
     """Give a stream a little credit and return what it says next."""
     peer.send([CREDIT, request, credit])
     return peer.next_of(request)

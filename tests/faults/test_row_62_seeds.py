@@ -59,6 +59,7 @@ def test_however_it_is_generated_a_seed_gives_the_same(peer: Peer, chat: str, sa
 
 
 def test_the_seed_that_was_drawn_is_told_and_repeats(peer: Peer, chat: str) -> None:
-    params = {"model": chat, "prompt": PROMPT, "max_tokens": 16, "temperature": 1.0}
+    params: dict[str, Any] = {"model": chat, "prompt": PROMPT, "max_tokens": 16}
+    params["temperature"] = 1.0
     first, end = peer.generate(**params)
     assert peer.generate(**params, seed=end["seed"])[0] == first

@@ -9,6 +9,7 @@ matter. Called on the engine thread only.
 from __future__ import annotations
 
 from collections.abc import Sequence as Some
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from .generate import CLEAR_CACHE_EVERY, Sequence
 from .plan import Token
+from .sampling import coarse_best_tokens
 
 Result = tuple[Sequence, list[Token] | Exception]
 """What a step gave a sequence: tokens, or why it failed."""
@@ -87,16 +89,19 @@ class RowBatch:
         with mx.stream(generation_stream):
             last = mx.array([row.tokens[-1] for row in self.rows], dtype=mx.uint32)
             logits = self._network(last[:, None], cache=self._cache)[:, -1, :]
-            values = self._processed(logits, last).astype(mx.float32)
-            mx.async_eval(values)
+            logits = self._processed(logits, last)
+            values, greedy = logits.astype(mx.float32), coarse_best_tokens(logits)
+            mx.async_eval(values, *greedy)
             for row in self.rows:
-                if row.plan.constraint is not None:
-                    row.plan.constraint.prepare()
+                _prepare(row)
             rows = np.array(values, copy=False)
         self._steps += 1
         if self._steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
-        results = [(row, _take(row, rows[index])) for index, row in enumerate(self.rows)]
+        best: list[int | None] = [int(token) for token in greedy] or [None] * len(rows)
+        results = [
+            (row, _take(row, rows[index], best[index])) for index, row in enumerate(self.rows)
+        ]
         close = [row for row, taken in results if taken == []]
         self.leave(close, keeps_cache=False)
         for row in close:
@@ -125,9 +130,15 @@ class RowBatch:
             sequence.joined()
 
 
-def _take(row: Sequence, logits: Any) -> list[Token] | Exception:
+def _prepare(row: Sequence) -> None:
+    """Prepare a row; should it fail, `take` will fail likewise."""
+    with suppress(Exception):
+        row.prepare()
+
+
+def _take(row: Sequence, logits: Any, best: int | None) -> list[Token] | Exception:
     """Choose a row's token, so that its failure is its own."""
     try:
-        return row.take(logits)
+        return row.take(logits, best)
     except Exception as error:
         return error

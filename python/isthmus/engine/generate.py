@@ -198,11 +198,18 @@ class Sequence:
                 mx.clear_cache()
         return found
 
-    def take(self, logits: Floats) -> list[Token]:
+    def prepare(self) -> None:
+        """Do what the next `take` needs besides logits, while the model is at work on them."""
+        if self.plan.constraint is not None:
+            self.plan.constraint.prepare()
+        self.sampler.prepare(self.decoded)
+
+    def take(self, logits: Floats, best: int | None = None) -> list[Token]:
         """Choose the next token from evaluated logits.
 
         Args:
             logits: Shape [vocabulary], after the processors.
+            best: The greedy token, of logits in 16 bits: `coarse_best_tokens`.
 
         Returns:
             The token; none when rounding may have decided it.
@@ -216,6 +223,8 @@ class Sequence:
         if constraint is not None:
             logits = logits.copy()
             constraint.mask(logits)
+        elif best is not None and self.sampler.is_greedy:
+            return self._append(best, logits)
         token = self.sampler.choose(logits, self.decoded, slack)
         if token is None:
             return []
@@ -261,8 +270,8 @@ class Sequence:
         chosen = self.sampler.draw(logits, position) if is_lazy else None
         step = _Step(chosen, logits.squeeze(0).astype(mx.float32))
         mx.async_eval(step.logits, *(() if chosen is None else (chosen,)))
-        if self.plan.constraint is not None:
-            self.plan.constraint.prepare()  # while the processors are at it
+        if not is_lazy:
+            self.prepare()
         return step
 
     def _read(self, step: _Step) -> list[Token]:

@@ -1,15 +1,15 @@
 """Random numbers of tokens: they follow from a request's seed, the position and the token alone.
 
-`Noise` is what the Gumbel-max trick adds to logits. Its bits are Philox's (Salmon et al. 2011), a
-generator that makes each block of them from its number: those of a few tokens cost little, and are
-the same that they have in the whole. `token_word` is SplitMix64 (Steele et al. 2014), one number
-for a position, from which speculation's rejection rule accepts and replaces. Knows no logits and no
-options.
+`Noise` is what the Gumbel-max trick adds to logits. A token's bits are a hash of its id, keyed by
+the seed and the position: the mixer triple32 of hash-prospector (Wellons 2018), whose bias is near
+that of a random permutation. So those of a few tokens cost little, and are the same that they have
+in the whole. `token_word` is SplitMix64 (Steele et al. 2014), one number for a position: the key,
+and what speculation's rejection rule accepts and replaces by. Knows no logits and no options.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -18,64 +18,35 @@ from .arrays import Doubles, Floats, Ids, Words
 _KEPT: Final = 2
 """Positions whose noise is kept: a step is dispatched before the one before it is read."""
 
-_BLOCK_TOKENS: Final = 8
-"""A block is four words of 64 bits, a token has 32."""
-
-_SINGLE_COST: Final = 600
-"""A token's bits made alone cost as much as so many that are made together."""
-
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
 class Noise:
-    """Standard Gumbel noise of one request's tokens; a position's is made in one go or in part.
+    """Standard Gumbel noise of one request's tokens.
 
     Args:
         seed: From 0, below 2^64.
     """
 
     def __init__(self, seed: int) -> None:
+        self._seed = seed
         self._kept: dict[int, Floats] = {}
-        self._generator: Any = np.random.Philox(key=seed)
-        self._counter = [0, 0, 0, 0]
-        # Lists of numbers are read faster than arrays, and it is set for each block.
-        inner = {"counter": self._counter, "key": [seed, 0]}
-        self._state = {**self._generator.state, "state": inner, "buffer": [0, 0, 0, 0]}
 
     def whole(self, position: int, vocab_size: int) -> Floats:
         """Return the noise of all tokens, shape [vocabulary]; a smaller vocabulary has the
         beginning of that of a larger one. The last positions' noise is kept."""
         noise = self._kept.get(position)
         if noise is None:
-            noise = self._kept[position] = _gumbel(self._bits(position, vocab_size))
+            ids = np.arange(vocab_size, dtype=np.uint32)
+            noise = self._kept[position] = _gumbel(_mixed(ids, token_word(self._seed, position)))
             while len(self._kept) > _KEPT:
                 del self._kept[next(iter(self._kept))]
         return noise
 
-    def of(self, ids: Ids, position: int, vocab_size: int) -> Floats:
-        """Return the noise of some tokens, at least one, as it is in the whole."""
-        if len(ids) * _SINGLE_COST < vocab_size:
-            return _gumbel(self._bits_of(ids, position))
-        return _gumbel(self._bits(position, vocab_size)[ids])
-
-    def _bits(self, position: int, vocab_size: int) -> Words:
-        self._counter[0], self._counter[3] = 0, position
-        self._generator.state = self._state
-        words: Words = self._generator.random_raw((vocab_size + 1) // 2).view(np.uint32)
-        return words[:vocab_size]
-
-    def _bits_of(self, ids: Ids, position: int) -> Words:
-        """Make the blocks of these tokens, one by one."""
-        generator, counter, blocks = self._generator, self._counter, []
-        counter[3] = position
-        for block in (ids // _BLOCK_TOKENS).tolist():
-            counter[0] = block
-            generator.state = self._state
-            blocks.append(generator.random_raw(_BLOCK_TOKENS // 2))
-        words: Words = np.concatenate(blocks).view(np.uint32)
-        bits: Words = words[np.arange(0, len(words), _BLOCK_TOKENS) + ids % _BLOCK_TOKENS]
-        return bits
+    def of(self, ids: Ids, position: int) -> Floats:
+        """Return the noise of some tokens, as it is in the whole."""
+        return _gumbel(_mixed(ids.astype(np.uint32), token_word(self._seed, position)))
 
 
 def token_word(seed: int, position: int) -> int:
@@ -98,6 +69,21 @@ def pick(weights: Floats | Doubles, uniform: float) -> int:
     # By rounding the place may lie at the end of all.
     place = min(uniform * bounds[-1], np.nextafter(bounds[-1], 0.0))
     return int(np.searchsorted(bounds, place, side="right"))
+
+
+def _mixed(ids: Words, key: int) -> Words:
+    """Return the bits of these ids, in their place."""
+    ids ^= np.uint32(key >> 32)
+    ids ^= ids >> np.uint32(17)
+    ids *= np.uint32(0xED5AD4BB)
+    # The other half of the key comes later: ids of two positions are no permutation of each other.
+    ids ^= np.uint32(key & 0xFFFF_FFFF)
+    ids ^= ids >> np.uint32(11)
+    ids *= np.uint32(0xAC4C1B51)
+    ids ^= ids >> np.uint32(15)
+    ids *= np.uint32(0x31848BAB)
+    ids ^= ids >> np.uint32(14)
+    return ids
 
 
 def _gumbel(bits: Words) -> Floats:

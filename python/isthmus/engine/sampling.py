@@ -7,8 +7,7 @@ is served, in mlx and in numpy, and mlx's random state is not used; the last bit
 which the company changes, seldom matter, as they would to a draw by cumulated probabilities; and a
 draft model that has the same noise agrees often. `draw` is lazy, so that the next step can be
 dispatched before the token is read: its noise is made while the model works on the step before.
-`choose` reads evaluated logits, and makes what noise it needs then. Called on the engine thread
-only.
+`choose` reads evaluated logits; `prepare` makes its noise ahead. Called on the engine thread only.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ class Sampler:
     """
 
     def __init__(self, options: SamplingOptions, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
         top_k = options.top_k if 0 < options.top_k < vocab_size else 0
         self._filters = Filters(options.top_p, top_k, options.min_p)
         self.is_greedy = options.temperature == 0
@@ -90,6 +90,12 @@ class Sampler:
         values = logits.astype(mx.float32)
         scores = (values - values.max(axis=-1, keepdims=True)) * self._inverse
         return mx.argmax(scores + noise, axis=-1)
+
+    def prepare(self, position: int) -> None:
+        """Make the noise that `choose` will need, while the model is at work; with a filter that is
+        known only then."""
+        if self.is_lazy and not self.is_greedy:
+            self._noise.whole(position, self._vocab_size)
 
     def choose(self, logits: Floats, position: int, slack: float = 0.0) -> int | None:
         """Return the token that `draw` gives but for rounding, whatever the options.
@@ -147,7 +153,7 @@ class Sampler:
         if ids is None:
             scores += self._noise.whole(position, len(logits))
         else:
-            scores += self._noise.of(ids, position, len(logits))
+            scores += self._noise.of(ids, position)
         return scores
 
 
@@ -157,6 +163,12 @@ def best_tokens(logits: mx.array) -> mx.array:
     mlx-lm compares log-probabilities, and in 16 bits the subtraction makes equals of what was not.
     """
     return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
+
+
+def coarse_best_tokens(logits: mx.array) -> list[mx.array]:
+    """Return `best_tokens` of each row where evaluated logits do not tell them, in 16 bits; else
+    nothing."""
+    return [] if logits.dtype == mx.float32 else list(best_tokens(logits))
 
 
 def check_finite(logits: Floats, position: int) -> float:

@@ -23,7 +23,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_p
 
 from .generate import Sequence
 from .plan import Plan, Token
-from .sampling import Sampler
+from .sampling import Sampler, coarse_best_tokens
 from .speculation import DraftLength, PromptLookup, SpeculationCosts
 
 _CATCH_UP_TOKENS: Final = 256
@@ -103,9 +103,15 @@ class SpeculativeSequence(Sequence):
             return self._plain(keeps_going)
         if self.has_pending:
             return super().decode(keeps_going=False)
-        if self._drafter.is_behind(self.tokens):
-            return []
-        return self._round(count)
+        try:
+            if self._drafter.is_behind(self.tokens):
+                return []
+            started = self._clock()
+            drafted = self._draft(count)
+        except Exception:  # whatever the draft raises, the target can do without it
+            self._stopped = "draft_failed"
+            return super().decode(keeps_going)
+        return self._round(drafted, self._clock() - started)
 
     def end(self) -> None:
         """Let go of the caches."""
@@ -139,28 +145,31 @@ class SpeculativeSequence(Sequence):
             self._length.plain(self._clock() - started)
         return found
 
-    def _round(self, count: int) -> list[Token]:
-        """Draft, verify in one pass, and keep what the target agrees with."""
-        started = self._clock()
+    def _draft(self, count: int) -> list[int]:
+        """Return up to `count` tokens that the target knows."""
         with mx.stream(self.stream):
             drafted = self._drafter.propose(self.tokens, count)
-            place = next((i for i, token in enumerate(drafted) if token >= self._vocab_size), None)
-            drafted = drafted[:place]
+        place = next((i for i, token in enumerate(drafted) if token >= self._vocab_size), None)
+        return drafted[:place]
+
+    def _round(self, drafted: list[int], draft_s: float) -> list[Token]:
+        """Verify a draft in one pass, and keep what the target agrees with."""
+        with mx.stream(self.stream):
             if self.plan.constraint is not None:
                 drafted = drafted[: self.plan.constraint.validate(drafted)]
-            between = self._clock()
-            rows = self._verify(drafted)
-            found = self._agreed(drafted, rows)
+            started = self._clock()
+            rows, best = self._verify(drafted)
+            found = self._agreed(drafted, rows, best)
             accepted = len(found) - 1
-            self._length.round(
-                len(drafted), max(accepted, 0), between - started, self._clock() - between
-            )
-            if not self.is_replaying and self._failure is None:
+            verify_s = self._clock() - started
+            self._length.round(len(drafted), max(accepted, 0), draft_s, verify_s)
+            if not self.is_replaying:
                 self._rewind(len(drafted) - max(accepted, 0))
         return found
 
-    def _verify(self, drafted: list[int]) -> Any:
-        """Return the target's logits after the last token and after each drafted one."""
+    def _verify(self, drafted: list[int]) -> tuple[Any, list[int | None]]:
+        """Return the target's logits after the last token and after each drafted one, and the
+        greedy tokens where logits do not tell them."""
         fed = mx.array([self.tokens[-1], *drafted], dtype=mx.uint32)
         logits = self.network(fed[None], cache=self.cache)[0]
         if self.sampler.processors:
@@ -173,14 +182,17 @@ class SpeculativeSequence(Sequence):
                 ]
             )
         self.shared_pass()
-        return np.array(logits.astype(mx.float32), copy=False)
+        values, greedy = logits.astype(mx.float32), coarse_best_tokens(logits)
+        mx.eval(values, *greedy)
+        best: list[int | None] = [int(token) for token in greedy] or [None] * len(values)
+        return np.array(values, copy=False), best
 
-    def _agreed(self, drafted: list[int], rows: Any) -> list[Token]:
+    def _agreed(self, drafted: list[int], rows: Any, best: list[int | None]) -> list[Token]:
         """Choose the target's tokens, up to the first that was not drafted."""
         found: list[Token] = []
         for place in range(len(drafted) + 1):
             try:
-                taken = self.take(rows[place])
+                taken = self.take(rows[place], best[place])
             except Exception as error:
                 if not found:
                     raise
@@ -273,8 +285,8 @@ class _ModelDrafter:
 
     def keep(self, tokens: list[int]) -> bool:
         """Go back to where its cache agrees with `tokens`; return whether it can go on."""
-        agreed = self._begun
-        while agreed < len(self._held) and self._held[agreed] == tokens[agreed]:
+        agreed, most = self._begun, min(len(self._held), len(tokens))
+        while agreed < most and self._held[agreed] == tokens[agreed]:
             agreed += 1
         surplus = len(self._held) - agreed
         self._held = self._held[:agreed]

@@ -129,12 +129,20 @@ def alone(model: Any, wanted: list[Plan]) -> list[list[int]]:
     return [together(decoder_of(model), [plan]).all()[0] for plan in wanted]
 
 
-@pytest.mark.parametrize("name", ["builtin", "sliding"])
+@pytest.mark.parametrize("name", ["builtin", "sliding", "bf16"])
 def test_a_batch_of_any_samplers_gives_each_its_own_tokens(name: str) -> None:
     run = together(decoder_of(network(name)), plans())
     assert run.largest_batch >= len(PROMPTS) - 1 and not run.failures
     assert list(run.ids.values()) == alone(network(name), plans())
     assert all(sequence.was_batched for sequence in run.ids)
+
+
+def test_in_16_bits_equals_are_told_apart_as_by_mlx_lm() -> None:
+    # It compares log-probabilities, whose rounding makes equals of what was not.
+    wanted = [Plan(prompt, SamplingOptions(), 2 * COUNT) for prompt in PROMPTS]
+    run = together(decoder_of(network("bf16")), wanted)
+    assert all(sequence.was_batched for sequence in run.ids)
+    assert list(run.ids.values()) == alone(network("bf16"), wanted)
 
 
 @pytest.mark.parametrize("name", ["q4", "bf16"])

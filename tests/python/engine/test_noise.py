@@ -21,6 +21,15 @@ def test_noise_is_finite_standard_gumbel_and_the_same_for_a_shorter_vocabulary()
         assert (Noise(seed).whole(position, 100) != noise[:100]).all()
 
 
+def test_noise_of_neighbouring_positions_seeds_and_tokens_is_independent() -> None:
+    rows = [Noise(seed).whole(position, 20_000) for seed in range(4) for position in range(8)]
+    found = np.corrcoef(np.array(rows, dtype=np.float64))
+    assert np.abs(found - np.eye(len(rows))).max() < 5 / 20_000**0.5
+    flat = np.concatenate(rows)
+    for lag in (1, 2, 3, 8, 64, 256, 4_096):
+        assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < 5 / len(flat) ** 0.5
+
+
 @pytest.mark.parametrize("vocab_size", [1, 7, 8_000, 152_001])
 @pytest.mark.parametrize("seed", [0, 2**53 - 1])
 def test_a_few_tokens_have_the_noise_that_they_have_in_the_whole(
@@ -31,10 +40,10 @@ def test_a_few_tokens_have_the_noise_that_they_have_in_the_whole(
     for count in (1, 5, 60, 3_000):
         ids = np.unique(rng.integers(0, vocab_size, count))
         noise = Noise(seed)
-        assert (noise.of(ids, position, vocab_size) == whole[ids]).all()
-        assert (noise.of(ids, 9, vocab_size) != whole[ids]).any()
+        assert (noise.of(ids, position) == whole[ids]).all()
+        assert (noise.of(ids, 9) != whole[ids]).any()
         assert (noise.whole(position, vocab_size) == whole).all()
-        assert (noise.of(ids, position, vocab_size) == whole[ids]).all()
+        assert (noise.of(ids, position) == whole[ids]).all()
 
 
 def test_the_noise_of_the_last_positions_is_kept() -> None:

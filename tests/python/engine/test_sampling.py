@@ -189,7 +189,7 @@ def test_a_masked_token_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         logits[:2] = logits[-2:] = MASKED
         noise = np.where(logits == 1.0, -5.0, 20.0).astype(np.float32)
         monkeypatch.setattr(Noise, "whole", lambda *_, noise=noise: noise)
-        monkeypatch.setattr(Noise, "of", lambda _, ids, *__, noise=noise: noise[ids])
+        monkeypatch.setattr(Noise, "of", lambda _, ids, __, noise=noise: noise[ids])
         for options in ({}, {"top_p": 0.9999}, {"min_p": 0.5}):
             sampler = Sampler(SamplingOptions(temperature=1.0, **options), size)
             for is_lazy in (False, True)[: 1 + sampler.is_lazy]:
