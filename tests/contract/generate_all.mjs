@@ -15,13 +15,18 @@ async function streamed(model, prompt) {
     ids.push(...delta.ids);
     answer += delta.text;
   }
-  const { finishReason } = await generation;
-  return { ids, text: answer, finish_reason: finishReason };
+  const { finishReason, isComplete } = await generation;
+  return { ids, text: answer, finish_reason: finishReason, is_complete: isComplete };
 }
 
 async function awaited(model, prompt) {
-  const { ids, text: answer, finishReason } = await model.generate({ prompt, maxTokens });
-  return { ids: [...ids], text: answer, finish_reason: finishReason };
+  const { ids, text: answer, ...end } = await model.generate({ prompt, maxTokens });
+  return {
+    ids: [...ids],
+    text: answer,
+    finish_reason: end.finishReason,
+    is_complete: end.isComplete,
+  };
 }
 
 async function all(model, one, limit) {

@@ -20,6 +20,10 @@ END = {
     "usage": {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0},
     "timing": {"ttft_ms": 1.0},
     "seed": 5,
+    "batching": {"state": "alone", "reason": None},
+    "speculation": None,
+    "is_complete": None,
+    "tool_calls": None,
 }
 
 
