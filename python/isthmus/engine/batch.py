@@ -40,6 +40,7 @@ class RowBatch:
     def __init__(self, network: Any) -> None:
         self._network = network
         self._cache: list[Any] = []
+        self._places: list[Sequence] = []
         self._steps = 0
         self.rows: list[Sequence] = []
 
@@ -67,18 +68,12 @@ class RowBatch:
 
     def leave(self, sequences: Some[Sequence], keeps_cache: bool = True) -> None:
         """End rows; each gets its cache back if that is kept."""
-        if not sequences:
-            return
-        with mx.stream(generation_stream):
-            for sequence in sequences if keeps_cache else ():
-                row = self.rows.index(sequence)
-                sequence.cache = [entry.extract(row) for entry in self._cache]
-            kept = [row for row, sequence in enumerate(self.rows) if sequence not in sequences]
-            self.rows = [self.rows[row] for row in kept]
-            if not kept:
-                self._cache = []
-            for entry in self._cache:
-                entry.filter(kept)
+        if keeps_cache:
+            with mx.stream(generation_stream):
+                for sequence in sequences:
+                    place = self._places.index(sequence)
+                    sequence.cache = [entry.extract(place) for entry in self._cache]
+        self.rows = [row for row in self.rows if row not in sequences]
 
     def step(self) -> list[Result]:
         """Decode a token for every row; rows that rounding may have decided get none and leave.
@@ -87,6 +82,7 @@ class RowBatch:
             Exception: The pass failed; no row's cache can be used.
         """
         with mx.stream(generation_stream):
+            self._compact()
             last = mx.array([row.tokens[-1] for row in self.rows], dtype=mx.uint32)
             logits = self._network(last[:, None], cache=self._cache)[:, -1, :]
             logits = self._processed(logits, last)
@@ -118,7 +114,17 @@ class RowBatch:
         ]
         return mx.concatenate(parts)
 
+    def _compact(self) -> None:
+        """Cut out of the caches what belongs to no row any more; once for all that have left, for
+        everything is copied."""
+        kept = [place for place, row in enumerate(self._places) if row in self.rows]
+        if len(kept) < len(self._places):
+            self._places = list(self.rows)
+            for entry in self._cache if kept else ():
+                entry.filter(kept)
+
     def _extend(self, sequences: Some[Sequence], cache: list[Any]) -> None:
+        self._compact()
         if not self.rows:
             self._cache = cache
         else:
@@ -126,6 +132,7 @@ class RowBatch:
                 mine.extend(other)
         mx.eval([entry.state for entry in self._cache])
         self.rows += sequences
+        self._places = list(self.rows)
         for sequence in sequences:
             sequence.joined()
 

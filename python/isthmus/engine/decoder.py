@@ -31,8 +31,15 @@ _SIMILAR_LENGTHS = 4
 
 _SHORT_CONTEXT = 512
 
+_TOGETHER_TOKENS = 128
+"""Prompt tokens of several prompts that may be evaluated in a pass, even if that takes longer than
+a chunk of one should: it costs much less than a pass for each."""
+
 _PREFILLED_TOGETHER = 8
 """Most prompts of a pass: more of them gain little and all wait for it."""
+
+Joining = dict[RowBatch, list[Sequence]]
+"""Who is about to join which batch."""
 
 
 class Decoder:
@@ -109,8 +116,9 @@ class Decoder:
     def prefill(self, waiting: Some[Sequence], limit: int) -> list[tuple[Sequence, Exception]]:
         """Evaluate up to about `limit` prompt tokens of those that come first; return failures."""
         first = waiting[0]
-        if self._can_share(first) and first.remaining <= limit:
-            together = _that_fit([row for row in waiting if self._can_share(row)], limit)
+        if self._can_share(first):
+            alike = [row for row in waiting if self._can_share(row) and _are_alike(row, first)]
+            together = _that_fit(alike, max(limit, _TOGETHER_TOKENS))
             if len(together) > 1:
                 return self._prefill_together(together)
         if len(self._streams) == 1:
@@ -153,14 +161,18 @@ class Decoder:
             batch.leave([row for row in batch.rows if row not in rows])
         self._batches = [batch for batch in self._batches if batch.rows]
         placed = {row for batch in self._batches for row in batch.rows}
+        joining: Joining = {}
         for row in sorted((row for row in rows if row not in placed), key=_length):
-            self._batch_for(row).join([row])
+            joining.setdefault(self._batch_for(row, joining), []).append(row)
+        for batch, members in joining.items():
+            # All at once: each time everything is copied.
+            batch.join(members)
 
-    def _batch_for(self, row: Sequence) -> RowBatch:
-        length = max(_length(row), _SHORT_CONTEXT)
+    def _batch_for(self, row: Sequence, joining: Joining | None = None) -> RowBatch:
+        """Return a batch of rows like this one, those that are about to join it among them."""
         for batch in self._batches:
-            longest = max([_SHORT_CONTEXT, *map(_length, batch.rows)])
-            if max(length, longest) <= _SIMILAR_LENGTHS * min(length, longest):
+            others = [*batch.rows, *(joining or {}).get(batch, ())]
+            if not others or _are_alike(row, max(others, key=_length)):
                 return batch
         self._batches.append(RowBatch(self._network))
         return self._batches[-1]
@@ -224,6 +236,12 @@ def _decode(sequence: Sequence, keeps_going: bool = True) -> Result:
 
 def _length(sequence: Sequence) -> int:
     return len(sequence.tokens)
+
+
+def _are_alike(first: Sequence, second: Sequence) -> bool:
+    """Whether little of a batch of both would be padding."""
+    lengths = [max(_length(sequence), _SHORT_CONTEXT) for sequence in (first, second)]
+    return max(lengths) <= _SIMILAR_LENGTHS * min(lengths)
 
 
 def _that_fit(rows: Some[Sequence], limit: int) -> list[Sequence]:

@@ -116,7 +116,7 @@ class SpeculativeSequence(Sequence):
     def end(self) -> None:
         """Let go of the caches."""
         super().end()
-        self._drafter = _TextDrafter(self.plan)
+        del self._drafter
 
     def replay(self, reason: str) -> None:
         """Evaluate everything again, and go on without drafts."""

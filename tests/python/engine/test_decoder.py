@@ -354,3 +354,17 @@ def test_very_different_lengths_share_no_batch(monkeypatch: pytest.MonkeyPatch) 
     ids = run.all()
     assert run.largest_batch == 2
     assert ids == alone(network("builtin"), wanted)
+
+
+def test_rows_that_join_at_the_same_time_are_told_apart_by_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_SHORT_CONTEXT", 2)
+    decoder = decoder_of(network("builtin"))
+    lengths = (4, 60, 5, 61)
+    rows = [decoder.open(Plan([7] * length, SamplingOptions(), 5)) for length in lengths]
+    for row in rows:
+        row.prefill(CHUNK_TOKENS)
+    decoder.decode(rows)
+    found = sorted([len(row.plan.prompt) for row in batch.rows] for batch in decoder._batches)
+    assert found == [[4, 5], [60, 61]]
