@@ -157,8 +157,11 @@ async def plays(
     runtime: host.Runtime, model: host.Model, tiny: host.Model, tiny_folder: Path
 ) -> list[Play]:
     """All of them, played."""
-    models = {"chat": model, "tiny": tiny, "draft": await runtime.load_model("default-draft")}
-    return await play(runtime, models, tiny_folder, SEED)
+    draft = await runtime.load_model("default-draft")
+    models = {"chat": model, "tiny": tiny, "draft": draft}
+    played = await play(runtime, models, tiny_folder, SEED)
+    await draft.unload()
+    return played
 
 
 async def play(

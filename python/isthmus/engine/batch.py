@@ -13,13 +13,12 @@ from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import PromptProcessingBatch, generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from .generate import CLEAR_CACHE_EVERY, Sequence
 from .plan import Token
-from .sampling import coarse_best_tokens
+from .sampling import LogitRows
 
 Result = tuple[Sequence, list[Token] | Exception]
 """What a step gave a sequence: tokens, or why it failed."""
@@ -59,8 +58,6 @@ class RowBatch:
 
     def join(self, sequences: Some[Sequence]) -> None:
         """Make rows of sequences with caches of their own, whose prompts are evaluated."""
-        if not sequences:
-            return
         with mx.stream(generation_stream):
             caches = [sequence.cache or [] for sequence in sequences]
             merged = [column[0].merge(list(column)) for column in zip(*caches, strict=True)]
@@ -85,18 +82,15 @@ class RowBatch:
             self._compact()
             last = mx.array([row.tokens[-1] for row in self.rows], dtype=mx.uint32)
             logits = self._network(last[:, None], cache=self._cache)[:, -1, :]
-            logits = self._processed(logits, last)
-            values, greedy = logits.astype(mx.float32), coarse_best_tokens(logits)
-            mx.async_eval(values, *greedy)
+            dispatched = LogitRows(self._processed(logits))
             for row in self.rows:
                 _prepare(row)
-            rows = np.array(values, copy=False)
+            logits_of, best = dispatched.read()
         self._steps += 1
         if self._steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
-        best: list[int | None] = [int(token) for token in greedy] or [None] * len(rows)
         results = [
-            (row, _take(row, rows[index], best[index])) for index, row in enumerate(self.rows)
+            (row, _take(row, logits_of[index], best[index])) for index, row in enumerate(self.rows)
         ]
         close = [row for row, taken in results if taken == []]
         self.leave(close, keeps_cache=False)
@@ -104,12 +98,12 @@ class RowBatch:
             row.replay("near_tie")
         return results
 
-    def _processed(self, logits: mx.array, last: mx.array) -> mx.array:
+    def _processed(self, logits: mx.array) -> mx.array:
         """Apply each row's penalties and biases."""
         if not any(row.sampler.processors for row in self.rows):
             return logits
         parts = [
-            row.processed(logits[index : index + 1], row.tokens[:-1], last[index : index + 1])
+            row.sampler.process_rows(logits[index : index + 1], row.tokens)
             for index, row in enumerate(self.rows)
         ]
         return mx.concatenate(parts)

@@ -185,7 +185,6 @@ class Decoder:
             self._give_up_batching()
             for row in rows:
                 row.replay("failed")
-                row.prefilled = len(row.plan.prompt) - 1
         return []
 
     def _prefill_each(

@@ -186,11 +186,7 @@ def _processed(
         return logits
     parts, first = list[mx.array](), 0
     for item, sampler in zip(items, samplers, strict=True):
-        history = mx.array(item.prompt + item.draft)
-        for offset in range(len(item.draft) + 1):
-            row = logits[first + offset : first + offset + 1]
-            for process in sampler.processors:
-                row = process(history[: len(item.prompt) + offset], row)
-            parts.append(row)
-        first += len(item.draft) + 1
+        stop = first + len(item.draft) + 1
+        parts.append(sampler.process_rows(logits[first:stop], item.prompt + item.draft))
+        first = stop
     return mx.concatenate(parts)

@@ -83,9 +83,6 @@ class Sequence:
         self.was_batched = False
         self.room = plan.max_tokens
         self._chunk_tokens = chunk_tokens
-        self._history_tokens = max(
-            plan.sampling.repetition_context_size, plan.sampling.penalty_context_size
-        )
         self._pending: _Step | None = None
         self._is_exact = True
         self._replayed: int | None = None
@@ -209,7 +206,7 @@ class Sequence:
 
         Args:
             logits: Shape [vocabulary], after the processors.
-            best: The greedy token, of logits in 16 bits: `coarse_best_tokens`.
+            best: The greedy token, where the logits do not tell it: `LogitRows`.
 
         Returns:
             The token; none when rounding may have decided it.
@@ -232,26 +229,12 @@ class Sequence:
             constraint.advance(token)
         return self._append(token, logits)
 
-    def processed(self, logits: mx.array, before: Tokens[int], last: mx.array) -> mx.array:
-        """Apply penalties and biases.
-
-        Args:
-            logits: Shape [1, vocabulary].
-            before: The tokens before `last`.
-            last: Shape [1], the token that the logits follow; it may not be evaluated yet.
-        """
-        if self.sampler.processors:
-            known = mx.array(before[-self._history_tokens :], dtype=mx.uint32)
-            history = mx.concatenate([known, last.astype(mx.uint32)])
-            for process in self.sampler.processors:
-                logits = process(history, logits)
-        return logits
-
     def replay(self, reason: str) -> None:
         """Evaluate everything again, alone, and go on alone; `decode` does it in steps."""
         self.alone_reason = reason
         self.cache = make_prompt_cache(self.network)
         self._pending, self._replayed, self._is_exact = None, 0, True
+        self.prefilled = len(self.plan.prompt) - 1
 
     def end(self) -> None:
         """Let go of the cache."""
@@ -265,7 +248,7 @@ class Sequence:
     def _dispatch(self, last: mx.array, position: int) -> _Step:
         logits = self.network(last[None], cache=self.cache)[:, -1, :]
         known = len(self.plan.prompt) + position - 1
-        logits = self.processed(logits, self.tokens[:known], last)
+        logits = self.sampler.process(logits, self.tokens, known, last)
         is_lazy = self.sampler.is_lazy and self.plan.constraint is None
         chosen = self.sampler.draw(logits, position) if is_lazy else None
         step = _Step(chosen, logits.squeeze(0).astype(mx.float32))

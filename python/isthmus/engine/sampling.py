@@ -13,7 +13,7 @@ dispatched before the token is read: its noise is made while the model works on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -72,7 +72,43 @@ class Sampler:
         if not self.is_greedy:
             self._inverse = min(1.0 / options.temperature, _LARGEST_INVERSE)
         self._noise = Noise(options.seed)
+        self._history_tokens = max(options.repetition_context_size, options.penalty_context_size)
         self.processors = _processors(options)
+
+    def process(
+        self, logits: mx.array, tokens: Sequence[int], before: int, last: mx.array
+    ) -> mx.array:
+        """Apply penalties and biases.
+
+        Args:
+            logits: Shape [1, vocabulary].
+            tokens: The text; so many of them as `before` says come before `last`.
+            last: Shape [1], the token that the logits follow; it may not be evaluated yet.
+        """
+        if self.processors:
+            # Copied in part: a text may be long, and this is done for each token.
+            known = tokens[max(before - self._history_tokens, 0) : before]
+            ids = mx.array(known, dtype=mx.uint32)
+            history = mx.concatenate([ids, last.astype(mx.uint32)])
+            for process in self.processors:
+                logits = process(history, logits)
+        return logits
+
+    def process_rows(self, logits: mx.array, text: Sequence[int]) -> mx.array:
+        """Apply penalties and biases to the logits of the last tokens of a text.
+
+        Args:
+            logits: Shape [tokens, vocabulary]; the last row follows the whole text, the one before
+                it the text without its last token, and so on.
+        """
+        if not self.processors:
+            return logits
+        rows, first = [], len(text) - len(logits)
+        for row in range(len(logits)):
+            place = first + row
+            last = mx.array(text[place : place + 1], dtype=mx.uint32)
+            rows.append(self.process(logits[row : row + 1], text, place, last))
+        return mx.concatenate(rows)
 
     def draw(self, logits: mx.array, position: int) -> mx.array:
         """Choose a token lazily; of logits that are not finite, any.
@@ -165,10 +201,23 @@ def best_tokens(logits: mx.array) -> mx.array:
     return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
 
 
-def coarse_best_tokens(logits: mx.array) -> list[mx.array]:
-    """Return `best_tokens` of each row where evaluated logits do not tell them, in 16 bits; else
-    nothing."""
-    return [] if logits.dtype == mx.float32 else list(best_tokens(logits))
+class LogitRows:
+    """The logits of a pass, dispatched: read them when there is nothing else to do.
+
+    Args:
+        logits: Shape [rows, vocabulary].
+    """
+
+    def __init__(self, logits: mx.array) -> None:
+        self._values = logits.astype(mx.float32)
+        # In 16 bits evaluated logits do not tell them.
+        self._best = None if logits.dtype == mx.float32 else best_tokens(logits)
+        mx.async_eval(self._values, *(() if self._best is None else (self._best,)))
+
+    def read(self) -> tuple[Floats, list[int] | list[None]]:
+        """Return the logits, and of each row the greedy token where they do not tell it."""
+        values = np.array(self._values, copy=False)
+        return values, [None] * len(values) if self._best is None else self._best.tolist()
 
 
 def check_finite(logits: Floats, position: int) -> float:

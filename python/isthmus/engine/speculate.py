@@ -3,11 +3,10 @@
 Lossless for every sampler. The target's token at each position is the one that it would choose
 there anyway (a token is a function of the logits, the seed and the position), and a drafted token
 stands while it is that one: greedy output is the target's own, and so is sampled output, token for
-token. The draft model draws with the same random numbers, so that it agrees as often as the two
-distributions do. (Rounds and their costs: Leviathan et al. 2023, arXiv 2211.17192; drafts from the
-text: Saxena 2023, prompt look-up decoding.) How many tokens are drafted follows the measured
-acceptance and costs; plain steps take over while speculation does not pay. Called on the engine
-thread only.
+token. The draft model draws with the same noise, so that it agrees often. (Rounds and their costs:
+Leviathan et al. 2023, arXiv 2211.17192; drafts from the text: Saxena 2023, prompt look-up
+decoding.) How many tokens are drafted follows the measured acceptance and costs; plain steps take
+over while speculation does not pay. Called on the engine thread only.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from .arrays import Floats
 from .generate import Sequence
 from .plan import Plan, Token
-from .sampling import Sampler, coarse_best_tokens
+from .sampling import LogitRows, Sampler
 from .speculation import DraftLength, PromptLookup, SpeculationCosts
 
 _CATCH_UP_TOKENS: Final = 256
@@ -131,7 +131,7 @@ class SpeculativeSequence(Sequence):
             "rounds": length.rounds,
             "drafted": length.drafted,
             "accepted": length.accepted,
-            "acceptance_rate": length.accepted / length.drafted if length.drafted else None,
+            "acceptance_rate": length.acceptance_rate if length.drafted else None,
             "speedup": length.speedup,
             "stopped": self._stopped,
         }
@@ -167,27 +167,19 @@ class SpeculativeSequence(Sequence):
                 self._rewind(len(drafted) - max(accepted, 0))
         return found
 
-    def _verify(self, drafted: list[int]) -> tuple[Any, list[int | None]]:
+    def _verify(self, drafted: list[int]) -> tuple[Floats, list[int] | list[None]]:
         """Return the target's logits after the last token and after each drafted one, and the
         greedy tokens where logits do not tell them."""
         fed = mx.array([self.tokens[-1], *drafted], dtype=mx.uint32)
         logits = self.network(fed[None], cache=self.cache)[0]
         if self.sampler.processors:
-            text = [*self.tokens, *drafted]
-            known = len(self.tokens) - 1
-            logits = mx.concatenate(
-                [
-                    self.processed(logits[i : i + 1], text[: known + i], fed[i : i + 1])
-                    for i in range(len(drafted) + 1)
-                ]
-            )
+            logits = self.sampler.process_rows(logits, [*self.tokens, *drafted])
         self.shared_pass()
-        values, greedy = logits.astype(mx.float32), coarse_best_tokens(logits)
-        mx.eval(values, *greedy)
-        best: list[int | None] = [int(token) for token in greedy] or [None] * len(values)
-        return np.array(values, copy=False), best
+        return LogitRows(logits).read()
 
-    def _agreed(self, drafted: list[int], rows: Any, best: list[int | None]) -> list[Token]:
+    def _agreed(
+        self, drafted: list[int], rows: Floats, best: list[int] | list[None]
+    ) -> list[Token]:
         """Choose the target's tokens, up to the first that was not drafted."""
         found: list[Token] = []
         for place in range(len(drafted) + 1):
@@ -242,14 +234,11 @@ class _TextDrafter:
 
 
 class _ModelDrafter:
-    """Drafts with a small model, with the sampler and the random numbers of the target."""
+    """Drafts with a small model, with the sampler and the noise of the target."""
 
     def __init__(self, network: Any, vocab_size: int, plan: Plan, stream: Any) -> None:
         self._network = network
         self._sampler = Sampler(plan.sampling, vocab_size)
-        self._history_tokens = max(
-            plan.sampling.repetition_context_size, plan.sampling.penalty_context_size
-        )
         self._prompt_tokens = len(plan.prompt)
         self._cache = make_prompt_cache(self._network)
         self._stream = stream
@@ -273,9 +262,7 @@ class _ModelDrafter:
         for place in range(count):
             logits = self._feed(fed)
             if self._sampler.processors:
-                text = [*tokens, *drafted][-self._history_tokens :]
-                for process in self._sampler.processors:
-                    logits = process(mx.array(text, dtype=mx.uint32), logits)
+                logits = self._sampler.process_rows(logits, [*tokens, *drafted])
             values = np.array(logits[0].astype(mx.float32), copy=False)
             token = self._sampler.choose(values, position + place)
             assert token is not None  # without slack there always is one
