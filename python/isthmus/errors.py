@@ -163,6 +163,20 @@ class QueueFull(IsthmusError):
     retryable = True
 
 
+class CircuitOpen(IsthmusError):
+    """Calls of this model have failed too often lately; `retry_after_ms` says when to come back."""
+
+    code = "CIRCUIT_OPEN"
+    retryable = True
+
+
+class Unavailable(IsthmusError):
+    """A passing failure, such as of I/O: the same call may succeed at once."""
+
+    code = "UNAVAILABLE"
+    retryable = True
+
+
 class NumericError(IsthmusError):
     """The model produced logits that are not finite."""
 
@@ -194,6 +208,19 @@ class RuntimeExited(IsthmusError):
 
     code = "RUNTIME_EXITED"
     retryable = True
+
+
+class RuntimeUnresponsive(IsthmusError):
+    """The runtime process ran but answered nothing, or its engine stood still; it was ended."""
+
+    code = "RUNTIME_UNRESPONSIVE"
+    retryable = True
+
+
+class RuntimeFailed(IsthmusError):
+    """The runtime ended again and again and is not started any more; the message is the report."""
+
+    code = "RUNTIME_FAILED"
 
 
 class StartFailed(IsthmusError):
