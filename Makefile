@@ -6,13 +6,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NODE_FLAGS := --enable-source-maps
 
-.PHONY: setup demo test check bench clean help
+FUZZ_SECONDS ?= 60
+
+.PHONY: setup demo test check bench fuzz docs clean help
 
 help:
 	@echo "make demo    set up, then stream three answers at once from Node"
 	@echo "make test    set up, then run every test"
 	@echo "make check   lint, types and unit tests: the fast loop"
 	@echo "make bench   run the benchmarks in quick mode"
+	@echo "make fuzz    fuzz the wire for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
+	@echo "make docs    write docs/faults.md from the fault tests"
 	@echo "make setup   only set up (.venv and bridge/node_modules)"
 
 setup: $(VENV)/.ready bridge/dist/.ready
@@ -61,5 +65,16 @@ bench: setup
 	$(PY) -m benchmarks.streaming --quick
 	$(PY) -m benchmarks.peers --quick
 
+fuzz: setup $(VENV)/.fuzz
+	$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+
+# atheris has wheels for Linux on x86-64 only; elsewhere nothing is installed.
+$(VENV)/.fuzz: tests/fuzz/requirements.txt $(VENV)/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r $<
+	@touch $@
+
+docs: setup
+	$(PY) -m tests.faults.document
+
 clean:
-	rm -rf $(VENV) bridge/node_modules bridge/dist
+	rm -rf $(VENV) bridge/node_modules bridge/dist build/fuzz

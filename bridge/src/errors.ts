@@ -136,14 +136,20 @@ export interface ExitReport {
   readonly stderrTail: string;
 }
 
-/** The runtime process ended, or its pipes did, before the request was settled. */
+/** The runtime process ended, or its pipes did, before the request was settled; with the code
+ * RUNTIME_UNRESPONSIVE because the host ended it, which had waited for a sign of life in vain. */
 export class RuntimeExitedError extends IsthmusError {
   readonly exitCode: number | null;
   readonly signal: NodeJS.Signals | null;
   readonly stderrTail: string;
 
-  constructor(message: string, report: ExitReport, extras: ErrorExtras = {}) {
-    super('RUNTIME_EXITED', message, extras);
+  constructor(
+    message: string,
+    report: ExitReport,
+    extras: ErrorExtras = {},
+    code: ErrorCode = 'RUNTIME_EXITED',
+  ) {
+    super(code, message, extras);
     this.exitCode = report.exitCode;
     this.signal = report.signal;
     this.stderrTail = report.stderrTail;
@@ -233,6 +239,8 @@ export function copyError(
 ): IsthmusError {
   const { code, retryable, phase, retryAfterMs, cause } = error;
   const extras = { retryable, phase, retryAfterMs, details: { ...details }, cause };
-  if (error instanceof RuntimeExitedError) return new RuntimeExitedError(message, error, extras);
+  if (error instanceof RuntimeExitedError) {
+    return new RuntimeExitedError(message, error, extras, code);
+  }
   return makeError(code, message, extras);
 }

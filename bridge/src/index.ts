@@ -38,8 +38,21 @@ export type {
   ToolCall,
   UnreadableToolCall,
 } from './generation-result.js';
-export { type BatchItem, type ChatTemplateOptions, Model } from './model.js';
+export type { Health, RuntimeHealth, RuntimeStats, SupervisionStats } from './health.js';
+export type { LoadModelOptions, LoadProgress } from './loading.js';
+export {
+  type BatchItem,
+  type ChatTemplateOptions,
+  type CircuitSnapshot,
+  Model,
+  type UnloadOptions,
+  type UnloadResult,
+} from './model.js';
 export type { ModelInfo } from './model-info.js';
+export type { LifeState } from './process/life.js';
+export type { RestartOptions } from './process/restart-policy.js';
+export type { StateChange } from './process/supervisor.js';
+export type { HeartbeatOptions } from './process/watchdog.js';
 export type {
   ChatMessage,
   ChatOptions,
@@ -52,12 +65,8 @@ export type {
 } from './request-options.js';
 export {
   createRuntime,
-  type LoadModelOptions,
-  type LoadProgress,
   Runtime,
-  type RuntimeHealth,
   type RuntimeHello,
-  type RuntimeStats,
   type StreamOptions,
 } from './runtime.js';
 export type { RuntimeOptions } from './settings.js';

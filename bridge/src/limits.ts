@@ -95,6 +95,53 @@ export const DEADLINE_GRACE_MS = 100;
 /** Shortest time between two sweeps over the deadlines. */
 export const DEADLINE_SWEEP_MS = 10;
 
+/** Restarts that may begin within the window before the runtime is given up: Erlang's supervisors'
+ * default intensity, over a longer time because a start takes seconds. */
+export const RESTART_LIMIT = 3;
+
+/** The window of that limit. */
+export const RESTART_WINDOW_MS = 60_000;
+
+/** The first wait before a restart is up to this long; each further one up to twice as long. */
+export const RESTART_BACKOFF_MS = 250;
+
+/** No wait before a restart is longer. */
+export const RESTART_MAX_BACKOFF_MS = 8_000;
+
+/** A process that lived this long after its hello was healthy: its end begins a new count. A hello
+ * alone proves nothing, a crash loop says hello each time. */
+export const RESTART_HEALTHY_MS = 10_000;
+
+/** Between two looks at a runtime that something is asked of. */
+export const HEARTBEAT_INTERVAL_MS = 1_000;
+
+/** A runtime that sends nothing for so long, though it was pinged, does not listen any more. The
+ * longest stall that is legal is the interpreter's lock held by one library call: under a second. */
+export const HEARTBEAT_SILENCE_MS = 10_000;
+
+/** An engine that is at work and finished nothing for so long hangs: chunks of a prompt take 50 ms
+ * to a few seconds each, and each counts as progress. */
+export const HEARTBEAT_STUCK_MS = 120_000;
+
+/** A tick of the heartbeat that comes later than this many intervals says that the host itself was
+ * blocked. */
+export const HEARTBEAT_LATE_INTERVALS = 1.5;
+
+/** A runtime whose engine died answers what it had for it: those errors get this long to arrive. */
+export const ENGINE_DEAD_ANSWERS_MS = 100;
+
+/** `health()` never waits longer than this for the runtime's own words. */
+export const HEALTH_ANSWER_MS = 1_000;
+
+/** Tokens of the retry budget, as in gRPC's retry throttling (proposal A6). */
+export const RETRY_BUDGET_TOKENS = 100;
+
+/** What a success gives back to the retry budget. */
+export const RETRY_BUDGET_REFUND = 0.1;
+
+/** Times that one request is sent again after it had been written. */
+export const REPLAY_LIMIT = 1;
+
 /** Time for one `python -c` while looking for a usable Python. */
 export const PROBE_TIMEOUT_MS = 5_000;
 

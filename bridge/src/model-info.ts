@@ -21,6 +21,10 @@ export interface ModelInfo {
   readonly hasChatTemplate: boolean;
   /** How many callers have it loaded. */
   readonly references: number;
+  /** Whether it stays in memory without references. */
+  readonly pinned: boolean;
+  /** What it takes of the budget: weights, and room for its KV cache. */
+  readonly bytes: number;
   readonly loadMs: number;
 }
 

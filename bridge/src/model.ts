@@ -40,7 +40,7 @@ import {
   wantsPieces,
 } from './text.js';
 import type { Value, WireMap } from './wire/decoder.js';
-import { CALL_OPTIONS, snakeKeys } from './wire/fields.js';
+import { CALL_OPTIONS, camelKeys, snakeKeys } from './wire/fields.js';
 import { errorFromWire, isMap, malformed } from './wire/messages.js';
 
 export interface ChatTemplateOptions extends ChatOptions, CallOptions {
@@ -50,6 +50,30 @@ export interface ChatTemplateOptions extends ChatOptions, CallOptions {
 
 /** One result of a batch: the value, or the error of that item alone. */
 export type BatchItem<T> = T | IsthmusError;
+
+export interface UnloadOptions extends CallOptions {
+  /** Leave memory at once, if nobody else has the model loaded and it is not pinned. */
+  readonly evict?: boolean | undefined;
+}
+
+export interface UnloadResult {
+  /** Nobody has the model loaded any more: the handle is no longer valid. */
+  readonly unloaded: boolean;
+  readonly references: number;
+  /** The weights are still in memory, for the next load. */
+  readonly resident: boolean;
+}
+
+/** The circuit breaker of a model. */
+export interface CircuitSnapshot {
+  readonly state: 'closed' | 'open' | 'half_open' | 'isolated' | (string & {});
+  readonly generation: number;
+  readonly calls: number;
+  readonly failures: number;
+  readonly slowCalls: number;
+  readonly openedTimes: number;
+  readonly retryAfterMs: number | null;
+}
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
@@ -177,10 +201,16 @@ export class Model implements AsyncDisposable {
     return this.#connection.call('apply_chat_template', params, convert, options);
   }
 
-  /** Give the model back; the runtime forgets it when nobody else has it loaded. */
-  async unload(options?: CallOptions): Promise<{ unloaded: boolean; references: number }> {
-    await this.#connection.flushCalls();
-    return this.#connection.call('unload_model', this.#params({}), unloadOf, options);
+  /** Give the model back, behind the calls made before. Without references it stays in memory for
+   * the next load until it is idle for long or its room is needed; with `evict` it leaves at once. */
+  async unload(options: UnloadOptions = {}): Promise<UnloadResult> {
+    const params = snakeKeys(options);
+    return unloadOf(await this.#connection.unload(this.handle, params, options));
+  }
+
+  /** Isolate the model: its calls fail at once with CIRCUIT_OPEN, until it is `closed` again. */
+  setCircuit(state: 'isolated' | 'closed', options?: CallOptions): Promise<CircuitSnapshot> {
+    return this.#connection.call('set_circuit', this.#params({ state }), circuitOf, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -195,10 +225,14 @@ export class Model implements AsyncDisposable {
     return params;
   }
 
-  /** The handle of another model, which must be of this runtime: in another one it names another
-   * model, or none. */
   #handleOf(model: unknown, field: string): string {
-    if (isObject(model) && #connection in model && model.#connection === this.#connection) {
+    return Model.handleOf(model, this.#connection, field);
+  }
+
+  /** @internal The handle of a model, which must be of the same runtime: in another one it names
+   * another model, or none. */
+  static handleOf(model: unknown, connection: Connection, field: string): string {
+    if (isObject(model) && #connection in model && model.#connection === connection) {
       return model.handle;
     }
     const problem = `\`${field}\` must be a Model that the same runtime has loaded`;
@@ -259,12 +293,18 @@ export class Model implements AsyncDisposable {
   }
 }
 
-function unloadOf(value: Value): { unloaded: boolean; references: number } {
-  const references = field(value, 'references');
+function unloadOf(value: WireMap): UnloadResult {
+  const { references, unloaded, resident } = value;
   return {
-    unloaded: field(value, 'unloaded') === true,
+    unloaded: unloaded === true,
     references: typeof references === 'number' ? references : 0,
+    resident: resident === true,
   };
+}
+
+function circuitOf(value: Value): CircuitSnapshot {
+  if (isMap(value)) return camelKeys(value) as unknown as CircuitSnapshot;
+  throw malformed('a circuit is no map');
 }
 
 function batchOf<T>(value: Value, convert: (value: Value) => T): BatchItem<T>[] {

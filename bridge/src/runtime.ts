@@ -5,19 +5,21 @@
  */
 
 import type { Connection } from './connection/connection.js';
-import type { LaneStats } from './connection/lane-stats.js';
 import type { CallOptions } from './connection/request.js';
 import { StreamIterator, TokenStream, watchCollection } from './connection/token-stream.js';
 import type { ExitReport } from './errors.js';
-import { Model } from './model.js';
+import { type Health, type RuntimeHealth, type RuntimeStats, runtimeHealth } from './health.js';
+import { type LoadModelOptions, load } from './loading.js';
+import type { Model } from './model.js';
 import { type ModelInfo, modelInfo } from './model-info.js';
 import { childEnvironment } from './process/environment.js';
+import type { LifeState } from './process/life.js';
 import { locatePython } from './process/locate-python.js';
 import type { Command } from './process/spawn.js';
-import { callUser, Supervisor } from './process/supervisor.js';
+import { Supervisor } from './process/supervisor.js';
 import { type RuntimeOptions, type Settings, settingsOf } from './settings.js';
 import type { Value, WireMap } from './wire/decoder.js';
-import { camelKeys, camelKeysDeep, snakeKeys } from './wire/fields.js';
+import { camelKeysDeep } from './wire/fields.js';
 import { isMap, malformed } from './wire/messages.js';
 
 /** What the runtime said of itself when it started. */
@@ -33,22 +35,8 @@ export interface RuntimeHello {
   readonly methods: readonly string[];
   /** The BLAS put in front of mlx on Linux. */
   readonly blas?: { readonly name: string; readonly path: string | null } | null;
-}
-
-/** One step of loading a model. */
-export interface LoadProgress {
-  readonly stage: 'resolve' | 'download' | 'verify' | 'load' | 'warm_up' | (string & {});
-  readonly done: number;
-  readonly total: number | null;
-  readonly unit: string;
-}
-
-export interface LoadModelOptions extends CallOptions {
-  readonly revision?: string | undefined;
-  readonly adapterPath?: string | undefined;
-  readonly trustRemoteCode?: boolean | undefined;
-  readonly localFilesOnly?: boolean | undefined;
-  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Faults can be injected. */
+  readonly faults?: boolean;
 }
 
 export interface StreamOptions extends CallOptions {
@@ -56,26 +44,7 @@ export interface StreamOptions extends CallOptions {
   readonly credit?: number | undefined;
 }
 
-export interface RuntimeHealth {
-  readonly loopLagMs: number;
-  readonly loopLagMaxMs: number;
-  readonly engine: {
-    readonly state: 'idle' | 'busy' | 'starting' | 'dead' | (string & {});
-    readonly progressAgeMs: number | null;
-  };
-  readonly inFlight: number;
-  readonly uptimeMs: number;
-  readonly rssBytes: number;
-}
-
-/** Counters of both ends. */
-export interface RuntimeStats {
-  readonly [counter: string]: unknown;
-  readonly calls: Readonly<Record<string, LaneStats>>;
-}
-
 export class Runtime implements AsyncDisposable {
-  readonly hello: RuntimeHello;
   readonly #supervisor: Supervisor;
   readonly #connection: Connection;
   readonly #credit: number;
@@ -85,20 +54,30 @@ export class Runtime implements AsyncDisposable {
     this.#supervisor = supervisor;
     this.#connection = supervisor.connection;
     this.#credit = settings.credit;
-    this.hello = camelKeysDeep(supervisor.hello) as unknown as RuntimeHello;
   }
 
-  /** The id of the process that was spawned; behind a wrapper it is not the runtime's own. */
+  /** What the newest process said of itself. */
+  get hello(): RuntimeHello {
+    return camelKeysDeep(this.#supervisor.hello) as unknown as RuntimeHello;
+  }
+
+  /** Where the runtime is in its life, over all of its processes. */
+  get state(): LifeState {
+    return this.#supervisor.state;
+  }
+
+  /** The id of the newest process that was spawned; behind a wrapper it is not the runtime's own. */
   get pid(): number | undefined {
     return this.#supervisor.pid;
   }
 
-  /** The last 64 KiB of the runtime's standard error. */
+  /** The last 64 KiB of the newest process's standard error. */
   get stderr(): string {
     return this.#supervisor.stderrTail;
   }
 
-  /** Resolves when the process has ended, for whatever reason. Never rejects. */
+  /** Resolves when the runtime has ended for good: it was closed, or its process ended and is not
+   * to be restarted. Never rejects. */
   get closed(): Promise<ExitReport> {
     return this.#supervisor.closed;
   }
@@ -109,16 +88,10 @@ export class Runtime implements AsyncDisposable {
     return { droppedReplies, unknownEvents, queuedBytes };
   }
 
-  /** Load a model: a folder, a Hugging Face id, or the one that comes with Isthmus. */
+  /** Load a model: a folder, a Hugging Face id, or the one that comes with Isthmus. The Model goes
+   * on being usable when the runtime is restarted: it is loaded again at its next use. */
   loadModel(source = 'default', options: LoadModelOptions = {}): Promise<Model> {
-    const { onProgress } = options;
-    return this.#connection.call(
-      'load_model',
-      { ...snakeKeys(options), source },
-      (value) => new Model(this.#connection, modelInfo(value), this.#credit),
-      options,
-      onProgress && ((progress) => callUser(() => onProgress(loadProgress(progress)))),
-    );
+    return load(this.#connection, source, options, this.#credit);
   }
 
   listModels(options?: CallOptions): Promise<ModelInfo[]> {
@@ -140,21 +113,33 @@ export class Runtime implements AsyncDisposable {
     return iterator;
   }
 
-  /** The runtime's health, asked for as an ordinary request. */
-  health(options?: CallOptions): Promise<RuntimeHealth> {
-    return this.#connection.call('health', {}, health, options);
+  /** How the runtime is. Answers in every state, and does not wait for a restart. */
+  async health(): Promise<Health> {
+    const { runtime, ...known } = await this.#supervisor.health();
+    return { ...known, runtime: runtime === null ? null : runtimeHealth(runtime) };
   }
 
-  /** The runtime's health, past every queue. */
+  /** What the runtime says of itself, past every queue. Rejects while there is none to ask. */
   async ping(): Promise<RuntimeHealth> {
-    return health(await this.#connection.ping());
+    return runtimeHealth(await this.#connection.ping());
   }
 
-  /** The runtime's counters, by their own names; and under `calls` what this host sent of calls
-   * that may share frames, by operation, model and options. */
+  /** The runtime's counters, by their own names; under `calls` what this host sent of calls that may
+   * share frames, by operation, model and options; under `supervision` what kept it going. */
   async stats(options?: CallOptions): Promise<RuntimeStats> {
     const counters = await this.#connection.call('stats', {}, mapOf, options);
-    return { ...counters, calls: this.#connection.laneStats };
+    const calls = this.#connection.laneStats;
+    return { ...counters, calls, supervision: this.#supervisor.counters };
+  }
+
+  /** Make the runtime misbehave at a named point; only one that was started with faults can. */
+  async injectFault(spec: string, options?: CallOptions): Promise<void> {
+    await this.#connection.call('inject_fault', { spec }, identity, options);
+  }
+
+  /** Take all faults out again. */
+  async clearFaults(options?: CallOptions): Promise<void> {
+    await this.#connection.call('clear_faults', {}, identity, options);
   }
 
   /** Call a method by its name on the wire, with params as they travel. */
@@ -164,6 +149,12 @@ export class Runtime implements AsyncDisposable {
     options?: CallOptions,
   ): Promise<Value> {
     return this.#connection.call(method, params, identity, options);
+  }
+
+  /** Start the runtime anew: its process gets time for what is in flight, calls made meanwhile wait,
+   * and models are loaded again at their next use. Also brings one back that was given up. */
+  restart(): Promise<void> {
+    return this.#supervisor.restart();
   }
 
   /** End the runtime: it gets time for what is in flight, and is then made to go. Idempotent. */
@@ -181,7 +172,9 @@ export class Runtime implements AsyncDisposable {
 export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
   const settings = settingsOf(options);
   const env = childEnvironment(process.env, options.env);
-  const command = options.command ?? (await defaultCommand(options, env));
+  const runtime = options.command ?? (await defaultCommand(options, env));
+  const faults = (options.faults ?? []).flatMap((spec) => ['--fault', spec]);
+  const command: Command = [...runtime, ...faults];
   const supervisor = await Supervisor.start({ ...settings, command, env });
   return new Runtime(supervisor, settings);
 }
@@ -210,13 +203,4 @@ function modelInfos(value: Value): ModelInfo[] {
   const { models } = mapOf(value);
   if (!Array.isArray(models)) throw malformed('list_models gave no list');
   return models.map(modelInfo);
-}
-
-function health(value: Value): RuntimeHealth {
-  return camelKeysDeep(mapOf(value)) as unknown as RuntimeHealth;
-}
-
-function loadProgress(progress: WireMap): LoadProgress {
-  const { request: _, ...step } = camelKeys(progress);
-  return step as unknown as LoadProgress;
 }

@@ -9,8 +9,10 @@ import {
   START_TIMEOUT_MS,
   STREAM_CREDIT,
 } from './limits.js';
+import { DEFAULT_RESTARTS, type RestartOptions } from './process/restart-policy.js';
 import type { Command, StopTimes } from './process/spawn.js';
-import type { SupervisorOptions } from './process/supervisor.js';
+import type { StateChange, SupervisorOptions } from './process/supervisor.js';
+import { DEFAULT_HEARTBEAT, type HeartbeatOptions } from './process/watchdog.js';
 import type { Value } from './wire/decoder.js';
 import type { LoneSurrogates } from './wire/encoder.js';
 
@@ -34,6 +36,15 @@ export interface RuntimeOptions {
   readonly onEvent?: ((name: string, payload: Value) => void) | undefined;
   /** Calls are refused with QUEUE_FULL while more bytes than this wait to be sent. */
   readonly maxQueuedBytes?: number | undefined;
+  /** How often and when a runtime that ended is started again; false: never. */
+  readonly restart?: false | Partial<RestartOptions> | undefined;
+  /** How a runtime that does not listen any more is noticed; false: it is not. */
+  readonly heartbeat?: false | Partial<HeartbeatOptions> | undefined;
+  /** Gets each step in the life of the runtime. */
+  readonly onState?: ((change: StateChange) => void) | undefined;
+  /** Faults that the runtime is to have from its start, such as `engine.step:crash:after=5`: for
+   * tests. */
+  readonly faults?: readonly string[] | undefined;
   /** Arguments after `isthmus runtime`. */
   readonly runtimeArgs?: readonly string[] | undefined;
   /** Whether a string with half a surrogate pair fails its request or loses that half. */
@@ -47,13 +58,34 @@ export interface Settings extends Omit<SupervisorOptions, 'command' | 'env'> {
   readonly credit: number;
 }
 
+/** Take what is given, and what is missing from the defaults; all must be numbers from 0. */
+function filled<T extends object>(
+  name: string,
+  given: false | { readonly [Key in keyof T]?: T[Key] | undefined } | undefined,
+  defaults: T,
+): T | false {
+  if (given === false) return false;
+  const all = { ...defaults } as Record<string, unknown>;
+  for (const [key, value] of Object.entries(given ?? {})) {
+    const field = `${name}.${key}`;
+    if (!Object.hasOwn(defaults, key)) throw refused(field, 'is no option');
+    if (value === undefined) continue;
+    if (typeof value !== 'number' || !(value >= 0)) throw refused(field, 'must be a number from 0');
+    all[key] = value;
+  }
+  return Object.freeze(all) as T;
+}
+
+function refused(field: string, problem: string): InvalidRequestError {
+  const message = `\`${field}\` ${problem}`;
+  return new InvalidRequestError('INVALID_REQUEST', message, { details: { field } });
+}
+
 /** Check the options and fill in what is missing. */
 export function settingsOf(options: RuntimeOptions): Settings {
   const { startTimeoutMs = START_TIMEOUT_MS, shutdown = {}, credit = STREAM_CREDIT } = options;
   if (!Number.isInteger(credit) || credit < 1 || credit >= CREDIT_LIMIT) {
-    throw new InvalidRequestError('INVALID_REQUEST', 'credit must be an integer from 1', {
-      details: { field: 'credit' },
-    });
+    throw refused('credit', 'must be an integer from 1');
   }
   const { graceMs, termMs, killMs } = shutdown;
   return Object.freeze({
@@ -67,6 +99,9 @@ export function settingsOf(options: RuntimeOptions): Settings {
     credit,
     onStderr: options.onStderr,
     onEvent: options.onEvent,
+    onState: options.onState,
+    restart: filled('restart', options.restart, DEFAULT_RESTARTS),
+    heartbeat: filled('heartbeat', options.heartbeat, DEFAULT_HEARTBEAT),
     maxQueuedBytes: options.maxQueuedBytes,
     loneSurrogates: options.loneSurrogates,
     multiplex: options.multiplex,

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .errors import IsthmusError
+from .errors import InvalidRequest, IsthmusError
+from .faults import parse_spec, usage
 from .limits import (
     DRAIN_GRACE_S,
     FRAME_LIMIT_BYTES,
+    MODEL_IDLE_TIMEOUT_LIMIT_MS,
+    MODEL_IDLE_TIMEOUT_S,
     PIECE_BYTES,
     PREFILL_CHUNK_TOKENS,
     PROMPT_CACHE_BYTES,
@@ -52,6 +55,10 @@ def run_runtime_command(arguments: Sequence[str], pipes: ClaimedPipes) -> NoRetu
         piece_bytes=options.piece_bytes,
         prefill_chunk_tokens=options.prefill_chunk_tokens,
         prompt_cache_bytes=options.prompt_cache_bytes,
+        model_memory_bytes=options.model_memory_bytes,
+        model_idle_timeout_s=options.model_idle_timeout_s,
+        preload=tuple(options.preload),
+        faults=tuple(options.fault) if options.faults or options.fault else None,
         drain_grace_s=options.drain_grace_s,
     )
     serve(pipes, settings)
@@ -143,8 +150,63 @@ def _runtime_parser(
         default=PROMPT_CACHE_BYTES,
         help="KV caches that each model keeps for prompts that begin alike; 0 keeps none",
     )
+    parser.add_argument(
+        "--model-memory-bytes",
+        type=_positive,
+        metavar="BYTES",
+        help="what loaded models may take together; by default 75 %% of what the machine allows",
+    )
+    parser.add_argument(
+        "--model-idle-timeout-s",
+        type=_seconds,
+        default=MODEL_IDLE_TIMEOUT_S,
+        metavar="SECONDS",
+        help="how long a model that nobody has a reference to stays in memory; 0: not at all",
+    )
+    parser.add_argument(
+        "--preload",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="load this model at the start and keep it in memory; may be given several times",
+    )
     parser.add_argument("--drain-grace-s", type=float, default=DRAIN_GRACE_S)
+    parser.add_argument(
+        "--faults",
+        action="store_true",
+        help="let the host inject faults: for tests; never where it matters",
+    )
+    parser.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help=f"inject a fault from the start; may be given several times. {usage()}",
+    )
     return parser
+
+
+def _fault(text: str) -> str:
+    try:
+        parse_spec(text)
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+    return text
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("it must be at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value * 1_000 <= MODEL_IDLE_TIMEOUT_LIMIT_MS:
+        raise argparse.ArgumentTypeError("it must be 0 or more seconds")
+    return value
 
 
 def _models_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

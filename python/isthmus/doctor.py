@@ -56,7 +56,7 @@ def _version(package: str) -> str:
 def _try_token(write: Write) -> int:
     """Run one token of the built-in model in this process."""
     try:
-        from .models.load import load_network
+        from .models.network import load_network
 
         _, vocab_size = load_network(BUILTIN_ROOT / "chat", None, False)
     except Exception as error:  # the doctor's work is to say what went wrong

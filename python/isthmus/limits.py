@@ -61,7 +61,11 @@ CREDIT_LIMIT: Final = 2**31
 """Largest credit that a stream may hold: a bound, not a need."""
 
 GENERATE_QUEUE_LIMIT: Final = 1_024
-"""Generations that wait for the engine; more are refused with QUEUE_FULL."""
+"""Unsettled generations of one model; more are refused with QUEUE_FULL."""
+
+GENERATIONS_LIMIT: Final = 8_192
+"""Unsettled generations of all models together: room for several models' queues, and still some
+tens of megabytes."""
 
 INLINE_TEXT_CHARS: Final = 4_096
 """Texts up to this length are tokenized on the event loop; longer ones in the tokenizer's thread.
@@ -183,3 +187,133 @@ where that is faster."""
 
 SPECULATED_TOKENS_LIMIT: Final = 64
 """Most that a request may ask for; past a dozen hardly any draft is accepted."""
+
+RETRY_ATTEMPTS: Final = 3
+"""Most attempts of one call, the first among them: what two waits do not mend does not pass."""
+
+RETRY_BACKOFF_S: Final = 0.05
+"""Upper bound of the first wait before a retry; it doubles. Passing failures of I/O last tens of
+milliseconds."""
+
+RETRY_BACKOFF_LIMIT_S: Final = 2.0
+"""Upper bound of any wait before a retry."""
+
+RETRY_BUDGET_TOKENS: Final = 100.0
+"""Most tokens of the retry budget; a failure that may be retried takes one, and at or under half
+nothing is retried. As in gRPC's retry throttling (A6)."""
+
+RETRY_BUDGET_RATIO: Final = 0.1
+"""Tokens that a success gives back: in the long run at most a tenth more calls than asked for."""
+
+BREAKER_WINDOW_S: Final = 30.0
+"""How far back a breaker looks."""
+
+BREAKER_BUCKETS: Final = 10
+"""Parts of that window; the oldest is forgotten as a whole."""
+
+BREAKER_CALLS: Final = 10
+"""Fewest calls in the window that a breaker judges by."""
+
+BREAKER_FAILURE_RATE: Final = 0.5
+"""Share of failed calls that opens a breaker."""
+
+BREAKER_SLOW_RATE: Final = 0.8
+"""Share of slow calls that opens a breaker: slowness may be load, so more of it is borne."""
+
+BREAKER_SLOW_CALL_S: Final = 60.0
+"""A call that takes longer is slow; for `generate`, from when it runs to its first token. A prompt
+of 32,768 tokens takes as long at 550 tokens a second."""
+
+BREAKER_OPEN_S: Final = 5.0
+"""How long a breaker is open at first; it doubles each time that it opens again."""
+
+BREAKER_OPEN_LIMIT_S: Final = 60.0
+"""Longest that a breaker is open before it tries a call."""
+
+BREAKER_LEASE_S: Final = 30.0
+"""How long a half-open breaker waits for a probe; then the next call may be one."""
+
+MODEL_MEMORY_PART: Final = 0.75
+"""Share of the memory that may be had which loaded models may take together: the rest is for the
+KV caches of long contexts, the libraries (about 0.5 GB) and whoever else uses the machine."""
+
+MODEL_MEMORY_UNKNOWN_BYTES: Final = 4 * 1024**3
+"""Budget for models where the system does not say how much memory there is."""
+
+MODEL_IDLE_TIMEOUT_S: Final = 300.0
+"""How long a model that nobody has a reference to stays in memory, for the next who asks."""
+
+MODEL_IDLE_TIMEOUT_LIMIT_MS: Final = 1e12
+"""Longest idle time-out that a request may name, 31 years: a bound, not a need."""
+
+KV_ROOM_TOKENS: Final = 4_096
+"""Tokens of KV cache that the budget keeps room for with each model, unless the load says."""
+
+KV_UNKNOWN_PART: Final = 0.125
+"""KV cache of `KV_ROOM_TOKENS` as a share of the weights, where a configuration has no sizes: that
+of a 16-bit model of 1 G parameters; larger ones need a smaller share."""
+
+ADDRESS_SPACE_MARGIN_BYTES: Final = 256 * 1024 * 1024
+"""Address space that must be left beside a model under RLIMIT_AS: a new thread takes 8 MiB of stack
+and 64 MiB for its allocations, and an allocation in mlx that fails ends the process."""
+
+LOAD_GROUP_BYTES: Final = 16 * 1024 * 1024
+"""Weights that are read in one step of the engine, between those of generations: 5 to 10 ms from
+memory, about 30 ms from a disk of 500 MB/s. A larger tensor has a step of its own."""
+
+KNOWN_FAILURE_S: Final = 30.0
+"""How long a load that failed for what the folder holds is answered without looking inside."""
+
+KNOWN_FAILURES_LIMIT: Final = 256
+"""Failed loads that are remembered; the oldest is forgotten first."""
+
+MODEL_HANDLE_CHARS: Final = 128
+"""Longest model handle."""
+
+MODEL_REFERENCES_LIMIT: Final = 1_000_000
+"""References that one load may take: a bound, not a need."""
+
+RESTART_LIMIT: Final = 3
+"""Restarts that a host may begin within the window before it gives the runtime up: as Erlang's
+supervisors, over a longer time because a start takes seconds."""
+
+RESTART_WINDOW_MS: Final = 60_000.0
+"""The window of that limit."""
+
+RESTART_BACKOFF_MS: Final = 250.0
+"""Upper bound of the wait before a first restart; each further one may be twice as long."""
+
+RESTART_MAX_BACKOFF_MS: Final = 8_000.0
+"""Upper bound of any wait before a restart."""
+
+RESTART_HEALTHY_MS: Final = 10_000.0
+"""A process that lived so long after its hello was healthy: its end begins a new count. A hello
+alone proves nothing, a crash loop says one each time."""
+
+HEARTBEAT_INTERVAL_MS: Final = 1_000.0
+"""Between two looks of a host at a runtime that it waits for."""
+
+HEARTBEAT_SILENCE_MS: Final = 10_000.0
+"""A runtime that was pinged and sends nothing for so long listens no more. The longest legal stall
+is a library call that holds the interpreter's lock: under a second."""
+
+HEARTBEAT_STUCK_MS: Final = 120_000.0
+"""An engine that is busy and finishes nothing for so long hangs: a chunk of a prompt takes 50 ms to
+a few seconds, and each is progress."""
+
+HEARTBEAT_LATE_INTERVALS: Final = 1.5
+"""A look that comes later than this many intervals says that the host itself was blocked."""
+
+ENGINE_DEAD_ANSWERS_MS: Final = 100.0
+"""Time that the answers of a runtime whose engine has died get to arrive before it is ended."""
+
+HEALTH_ANSWER_MS: Final = 1_000.0
+"""Longest that a host's `health` waits for the runtime's own."""
+
+REPLAY_LIMIT: Final = 1
+"""Times that a request is sent again after it had been written: one that ends its runtime each time
+must not end it for ever."""
+
+KEPT_REQUESTS_BYTES: Final = 1024 * 1024 * 1024
+"""Requests that a host keeps for a runtime that is being started; more are refused with QUEUE_FULL.
+They are the caller's own values, so that the bound is one on mistakes, not on memory."""

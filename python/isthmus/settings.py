@@ -8,6 +8,7 @@ from pathlib import Path
 from .limits import (
     DRAIN_GRACE_S,
     FRAME_LIMIT_BYTES,
+    MODEL_IDLE_TIMEOUT_S,
     PIECE_BYTES,
     PREFILL_CHUNK_TOKENS,
     PROMPT_CACHE_BYTES,
@@ -26,6 +27,11 @@ class Settings:
         piece_bytes: Longer messages travel in pieces of this size.
         prefill_chunk_tokens: Prompt tokens evaluated at a time.
         prompt_cache_bytes: KV caches that a model keeps of ended generations; 0 keeps none.
+        model_memory_bytes: What loaded models may take together; None asks the machine.
+        model_idle_timeout_s: How long a model without references stays in memory.
+        preload: Sources that are loaded at the start, and pinned.
+        faults: Specs of faults that are armed at the start (`isthmus.faults`); None: there are no
+            faults, and none can be armed.
         drain_grace_s: Seconds that unsettled requests get once the host has closed our input.
     """
 
@@ -36,4 +42,8 @@ class Settings:
     piece_bytes: int = PIECE_BYTES
     prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
     prompt_cache_bytes: int = PROMPT_CACHE_BYTES
+    model_memory_bytes: int | None = None
+    model_idle_timeout_s: float = MODEL_IDLE_TIMEOUT_S
+    preload: tuple[str, ...] = ()
+    faults: tuple[str, ...] | None = None
     drain_grace_s: float = DRAIN_GRACE_S

@@ -227,7 +227,7 @@ describe('an end before the end', () => {
     const { runtime, generate } = setUp();
     const generation = generate();
     runtime.send(delta('half', 1));
-    runtime.connection.fail(() => new (class extends Error {})('gone') as never);
+    runtime.end(() => new (class extends Error {})('gone') as never);
     await expect(generation.result).rejects.toMatchObject({ partial: { text: 'half' } });
   });
 

@@ -121,8 +121,10 @@ describe('text operations', () => {
 
 test('a model is given back by unload, also at the end of an `await using` block', async () => {
   const { model, exchange } = setUp();
-  const value = { unloaded: true, references: 0 };
+  const value = { unloaded: true, references: 0, resident: true };
   expect(await exchange(model.unload(), 'unload_model', { model: 'm1' }, value)).toEqual(value);
   const disposed = model[Symbol.asyncDispose]();
   await exchange(disposed, 'unload_model', { model: 'm1' }, value);
+  const evicted = model.unload({ evict: true });
+  await exchange(evicted, 'unload_model', { model: 'm1', evict: true }, value);
 });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import type { LoadProgress } from '../../bridge/src/loading.js';
 import type { Supervisor } from '../../bridge/src/process/supervisor.js';
-import { type LoadProgress, Runtime } from '../../bridge/src/runtime.js';
+import { Runtime } from '../../bridge/src/runtime.js';
 import { settingsOf } from '../../bridge/src/settings.js';
 import type { WireMap } from '../../bridge/src/wire/decoder.js';
 import { FakeRuntime, failure, turn } from './support.js';
@@ -8,8 +9,9 @@ import { FakeRuntime, failure, turn } from './support.js';
 /** A runtime whose process is this test. */
 function setUp(hello: WireMap = {}) {
   const peer = new FakeRuntime();
-  const supervisor = { connection: peer.connection, hello } as unknown as Supervisor;
-  return { peer, runtime: new Runtime(supervisor, settingsOf({ credit: 4 })) };
+  const counters = { state: 'running', restarts: 0 };
+  const supervisor = { connection: peer.connection, hello, counters } as unknown as Supervisor;
+  return { peer, supervisor, runtime: new Runtime(supervisor, settingsOf({ credit: 4 })) };
 }
 
 describe('the runtime', () => {
@@ -47,19 +49,25 @@ describe('the runtime', () => {
   });
 
   test('lists models, and says how it is in two ways', async () => {
-    const { peer, runtime } = setUp();
+    const { peer, runtime, supervisor } = setUp();
     const health = { in_flight: 1, engine: { state: 'idle', progress_age_ms: null } };
     const expected = { inFlight: 1, engine: { state: 'idle', progressAgeMs: null } };
+    const known = { state: 'running', isReady: true, reason: null, restarts: 0, silentMs: 3 };
+    supervisor.health = async () => ({ ...known, lastExit: null, runtime: health }) as never;
     const all = Promise.all([runtime.listModels(), runtime.health(), runtime.ping()]);
-    peer.send([2, 0, { models: [{ model: 'm1' }] }], [2, 1, health], [10, 0, health]);
-    expect(await all).toEqual([[{ model: 'm1' }], expected, expected]);
+    peer.send([2, 0, { models: [{ model: 'm1' }] }], [10, 0, health]);
+    const seen = { ...known, lastExit: null, runtime: expected };
+    expect(await all).toEqual([[{ model: 'm1' }], seen, expected]);
+    supervisor.health = async () => ({ ...known, lastExit: null, runtime: null }) as never;
+    expect((await runtime.health()).runtime).toBeNull();
   });
 
   test('leaves the names in counters and in echoes alone', async () => {
     const { peer, runtime } = setUp();
     const all = Promise.all([runtime.stats(), runtime.echo({ a_b: 1 }), runtime.call('x')]);
     peer.send([2, 0, { by_method: 1 }], [2, 1, { a_b: 1 }], [2, 2, { c_d: 1 }]);
-    expect(await all).toEqual([{ by_method: 1, calls: {} }, { a_b: 1 }, { c_d: 1 }]);
+    const supervision = { state: 'running', restarts: 0 };
+    expect(await all).toEqual([{ by_method: 1, calls: {}, supervision }, { a_b: 1 }, { c_d: 1 }]);
   });
 
   test('survives what a callback of its user throws, and does not hide it', async () => {
@@ -147,5 +155,29 @@ describe('settings', () => {
 
   test.each([0, -1, 1.5, 2 ** 31, Number.NaN])('refuse a credit of %s', (credit) => {
     expect(() => settingsOf({ credit })).toThrow(/credit/);
+  });
+
+  test('fill in how often it is restarted and watched, or that it is not', () => {
+    const settings = settingsOf({ restart: { limit: 1 }, heartbeat: { silenceMs: 5 } });
+    expect(settings.restart).toEqual({
+      ...{ limit: 1, windowMs: 60_000, healthyMs: 10_000 },
+      ...{ backoffMs: 250, maxBackoffMs: 8_000 },
+    });
+    expect(settings.heartbeat).toEqual({ intervalMs: 1_000, silenceMs: 5, stuckMs: 120_000 });
+    expect(settingsOf({ restart: false, heartbeat: false })).toMatchObject({
+      restart: false,
+      heartbeat: false,
+    });
+  });
+
+  test.each([
+    [{ restart: { limit: -1 } }, 'restart.limit'],
+    [{ restart: { limits: 1 } as object }, 'restart.limits'],
+    [{ heartbeat: { silenceMs: Number.NaN } }, 'heartbeat.silenceMs'],
+  ])('refuse %j by name', async (options, field) => {
+    expect(await failure(() => settingsOf(options))).toMatchObject({
+      code: 'INVALID_REQUEST',
+      details: { field },
+    });
   });
 });

@@ -6,7 +6,9 @@ import { fileURLToPath } from 'node:url';
 import { expect } from 'vitest';
 import { Connection } from '../../bridge/src/connection/connection.js';
 import type { ConnectionOptions } from '../../bridge/src/connection/events.js';
-import { IsthmusError } from '../../bridge/src/errors.js';
+import type { ProcessEnd } from '../../bridge/src/connection/exchange.js';
+import type { Link } from '../../bridge/src/connection/link.js';
+import { copyError, IsthmusError, RuntimeExitedError } from '../../bridge/src/errors.js';
 import { decode, encode } from '../../bridge/src/wire/codec.js';
 import type { Value, WireMap } from '../../bridge/src/wire/decoder.js';
 import { FrameDecoder } from '../../bridge/src/wire/frames.js';
@@ -86,38 +88,84 @@ export class FakePipe extends Writable {
 
 export type Message = [kind: number, ...elements: Value[]];
 
+/** The error of a process that was killed. */
+export const killed = (isSent = true): IsthmusError =>
+  new RuntimeExitedError(
+    'the runtime was ended by SIGKILL',
+    { exitCode: null, signal: 'SIGKILL', stderrTail: 'why' },
+    { details: { sent: isSent } },
+  );
+
+/** The end of a process that was killed, and that another one follows. */
+export const KILLED: ProcessEnd = { hasNext: true, hasCrashed: true, makeError: killed };
+
 /** The runtime's end of a connection, in the same process. */
 export class FakeRuntime {
-  readonly pipe = new FakePipe();
+  pipe = new FakePipe();
+  link: Link;
   readonly connection: Connection;
   readonly broken: IsthmusError[] = [];
   readonly events: [string, Value][] = [];
   readonly busy: boolean[] = [];
   readonly #messages: Message[] = [];
-  readonly #frames = new FrameDecoder(1 << 24, (buffer, start, end) => {
-    this.#messages.push(decode(Buffer.from(buffer.subarray(start, end))) as Message);
-  });
+  readonly #limits: WireMap;
+  #frames = this.#newFrames();
 
   constructor(options: ConnectionOptions & { limits?: WireMap; hello?: boolean } = {}) {
     this.connection = new Connection(
-      this.pipe,
       {
         onHello: () => undefined,
-        onBroken: (error) => this.broken.push(error),
+        onBroken: (error) => {
+          this.broken.push(error);
+          this.connection.refuse(() => copyError(error));
+        },
         onEvent: (name, payload) => this.events.push([name, payload]),
         onBusy: (isBusy) => this.busy.push(isBusy),
       },
       options,
     );
-    if (options.hello !== false) this.send([0, { protocol: 1, limits: options.limits ?? {} }]);
+    this.#limits = options.limits ?? {};
+    this.link = this.connection.attach(this.pipe);
+    if (options.hello !== false) this.hello();
+  }
+
+  #newFrames(): FrameDecoder {
+    return new FrameDecoder(1 << 24, (buffer, start, end) => {
+      this.#messages.push(decode(Buffer.from(buffer.subarray(start, end))) as Message);
+    });
+  }
+
+  hello(): void {
+    this.send([0, { protocol: 1, limits: this.#limits }]);
+  }
+
+  /** The process is killed; `revive` begins another. */
+  die(end: ProcessEnd = KILLED): void {
+    this.connection.detach(end);
+  }
+
+  /** The last process ends. */
+  end(makeError: (isSent: boolean) => IsthmusError): void {
+    this.die({ hasNext: false, hasCrashed: true, makeError });
+    this.connection.refuse(() => makeError(false));
+    this.connection.rejectKept(() => makeError(false));
+  }
+
+  /** Another process begins, and says hello. */
+  revive(): void {
+    this.pipe = new FakePipe();
+    this.#frames = this.#newFrames();
+    this.#messages.length = 0;
+    this.link = this.connection.attach(this.pipe);
+    this.hello();
   }
 
   send(...messages: unknown[][]): void {
-    this.connection.push(Buffer.concat(messages.map((message) => frame(encode(message)))));
+    this.link.push(Buffer.concat(messages.map((message) => frame(encode(message)))));
   }
 
   sendRaw(hex: string): void {
-    this.connection.push(frame(Buffer.from(hex, 'hex')));
+    this.link.push(frame(Buffer.from(hex, 'hex')));
   }
 
   /** What the host has written since the last call, but for its hello. */

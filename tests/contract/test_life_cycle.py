@@ -43,7 +43,7 @@ async def test_what_is_in_flight_when_the_input_ends_is_finished() -> None:
         await runtime.close()
         assert len((await waiting).ids) == 200
     assert runtime.closed.result().code == 0
-    assert events[-1] == "closing" and set(events[:-1]) == {"progress"}
+    assert events[-1] == "closing" and set(events[:-1]) == {"progress", "model_loaded"}
 
 
 async def _result(generation: host.Generation) -> host.GenerationResult:
@@ -64,7 +64,7 @@ async def test_what_does_not_end_within_the_grace_is_settled() -> None:
 
 async def test_a_sigterm_is_like_the_end_of_input() -> None:
     async with asyncio.timeout(WAIT_S):
-        runtime = await host.start()
+        runtime = await host.start(restart=None)
         assert await runtime.echo(1) == 1
         os.kill(runtime.pid, signal.SIGTERM)
         assert (await runtime.closed).code == 0

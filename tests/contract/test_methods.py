@@ -203,7 +203,9 @@ async def test_an_unknown_method_is_refused(runtime: host.Runtime) -> None:
 async def test_health_stats_and_ping_say_how_it_is(
     runtime: host.Runtime, model: host.Model
 ) -> None:
-    for health in (await runtime.health(), await runtime.ping()):
+    seen = await runtime.health()
+    assert (seen["state"], seen["is_ready"], seen["reason"]) == ("running", True, None)
+    for health in (seen["runtime"], await runtime.call("health"), await runtime.ping()):
         assert health["engine"]["state"] in ("idle", "busy")
         assert health["loop_lag_ms"] >= 0 and health["loop_lag_max_ms"] >= 0
         assert health["rss_bytes"] > 10**7 and health["uptime_ms"] > 0

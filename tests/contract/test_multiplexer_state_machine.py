@@ -253,10 +253,10 @@ class MultiplexedCalls(RuleBasedStateMachine):
         self.soon(start)
         self.loop.turn(2)
         self.soon(self.joined.deliver_down, 10**9)
-        self.loop.turn(2)
+        self.loop.turn(3)
         self.soon(self.joined.deliver_up, 10**9)
         self.loop.turn(2)
-        assert self.joined.connection.hello.done()
+        assert self.joined.starting.done()
 
     @rule(plans=st.lists(PLANS, min_size=1, max_size=6))
     def call(self, plans: list[Plan]) -> None:

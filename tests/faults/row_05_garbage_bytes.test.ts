@@ -2,15 +2,7 @@
 
 import { expect, test } from 'vitest';
 import { createRuntime, type IsthmusError } from '../../bridge/dist/index.js';
-import {
-  ENVIRONMENT,
-  failure,
-  fakeCommand,
-  isAlive,
-  PYTHON,
-  startFake,
-  waitUntil,
-} from './support.js';
+import { ENVIRONMENT, failure, fakeCommand, isAlive, ONCE, PYTHON, startFake, waitUntil } from './support.js';
 
 function shownBytes(error: IsthmusError): unknown {
   return error.details.bytes;
@@ -33,7 +25,7 @@ test('a program that is no runtime is recognised by what it prints', async () =>
 });
 
 test('garbage in mid-connection settles what is pending and ends the process', async () => {
-  const runtime = await startFake('raw', 'deadbeef'.repeat(1_000));
+  const runtime = await startFake('raw', 'deadbeef'.repeat(1_000), ONCE);
   const errors = await Promise.all([failure(runtime.echo(1)), failure(runtime.echo(2))]);
   for (const error of errors) {
     expect(error.code).toBe('RUNTIME_EXITED');
@@ -47,7 +39,7 @@ test.each(['c1', 'ffff', '92', '93030102', 'a161'])(
   'a frame whose payload is %s ends the connection, for it belongs to nobody',
   async (payload) => {
     const length = (payload.length / 2).toString(16).padStart(8, '0');
-    const runtime = await startFake('raw', length + payload);
+    const runtime = await startFake('raw', length + payload, ONCE);
     const errors = await Promise.all([failure(runtime.echo(1)), failure(runtime.echo(2))]);
     expect(errors.map((error) => error.code)).toEqual(['RUNTIME_EXITED', 'RUNTIME_EXITED']);
   },

@@ -2,15 +2,7 @@
 
 import { expect, test } from 'vitest';
 import type { IsthmusError, RuntimeExitedError } from '../../bridge/dist/index.js';
-import {
-  failure,
-  kill,
-  startFake,
-  startFaulty,
-  temporaryFolder,
-  waitUntil,
-  writeChain,
-} from './support.js';
+import { failure, kill, ONCE, startFake, startFaulty, temporaryFolder, waitUntil, writeChain } from './support.js';
 
 /** The promise is 100 ms; three times that on a machine that may be busy. */
 const SETTLES_WITHIN_MS = 300;
@@ -20,7 +12,7 @@ function expectKilled(error: IsthmusError): void {
 }
 
 test('idle: the end is reported and later calls are refused with it', async () => {
-  const runtime = await startFaulty();
+  const runtime = await startFaulty(ONCE);
   kill(runtime.hello.pid);
   expect(await runtime.closed).toMatchObject({ exitCode: null, signal: 'SIGKILL' });
   expectKilled(await failure(runtime.echo(1)));
@@ -30,7 +22,7 @@ test('idle: the end is reported and later calls are refused with it', async () =
 });
 
 test('in the middle of a frame: nothing of it is delivered', async () => {
-  const runtime = await startFake('half');
+  const runtime = await startFake('half', '', ONCE);
   const pending = failure(runtime.echo(1));
   await waitUntil(() => runtime.stderr === 'in the middle', 'half of the answer is written');
   kill(runtime.hello.pid);
@@ -41,7 +33,7 @@ test('in the middle of a frame: nothing of it is delivered', async () => {
 
 test('in mid-stream: everything pending settles at once with what it already had', async () => {
   const folder = writeChain(temporaryFolder());
-  const runtime = await startFaulty();
+  const runtime = await startFaulty(ONCE);
   const model = await runtime.loadModel(folder);
   const request = { prompt: 'a', maxTokens: 100_000 };
   const received: string[] = [];
@@ -79,7 +71,7 @@ test('in mid-stream: everything pending settles at once with what it already had
 });
 
 test('while 1000 calls are in flight: each settles exactly once', async () => {
-  const runtime = await startFaulty();
+  const runtime = await startFaulty(ONCE);
   const outcomes = new Map<number, number>();
   const calls = Array.from({ length: 1_000 }, (_, index) => {
     const count = (): unknown => outcomes.set(index, (outcomes.get(index) ?? 0) + 1);

@@ -53,7 +53,7 @@ test('an unknown option shows the usage', async () => {
 
 test('without mlx the runtime starts, and what needs it fails at once with the reason', async () => {
   const path = [brokenModule('mlx'), ENVIRONMENT.PYTHONPATH ?? ''].join(':');
-  const runtime = await start({ command: MODULE, env: { PYTHONPATH: path } });
+  const runtime = await start({ command: MODULE, env: { PYTHONPATH: path }, heartbeat: false });
   const error = await failure(runtime.loadModel('default'));
   expect(error.code).toBe('ENGINE_DEAD');
   expect(error.message).toContain('broken environment');

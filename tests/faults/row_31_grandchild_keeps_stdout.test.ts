@@ -1,13 +1,13 @@
 /** Row 31: a process that the runtime started keeps its output open. */
 
 import { expect, onTestFinished, test } from 'vitest';
-import { failure, isAlive, kill, startFaulty } from './support.js';
+import { failure, isAlive, kill, ONCE, startFaulty } from './support.js';
 
 /** The promise is 100 ms after the exit. */
 const SETTLES_WITHIN_MS = 300;
 
 test('the exit is acted upon, not the end of the pipe', async () => {
-  const runtime = await startFaulty();
+  const runtime = await startFaulty(ONCE);
   const { write_fd: stdout } = (await runtime.call('fault_wire_fds')) as { write_fd: number };
   const grandchild = (await runtime.call('fault_grandchild', {
     seconds: 600,

@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import type { Model, Runtime } from '../../bridge/dist/index.js';
-import { failure, kill, startFaulty } from './support.js';
+import { failure, kill, ONCE, startFaulty } from './support.js';
 
 interface Busy {
   readonly runtime: Runtime;
@@ -53,7 +53,7 @@ test('calls that collect when the runtime is closed are answered before it ends'
 });
 
 test('calls that collect when the runtime is killed settle with its end, each its own', async () => {
-  const runtime = await startFaulty();
+  const runtime = await startFaulty(ONCE);
   const model = await runtime.loadModel();
   // Stopped, it answers nothing before it is killed.
   process.kill(runtime.hello.pid, 'SIGSTOP');

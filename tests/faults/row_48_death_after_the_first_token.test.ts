@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import type { IsthmusError } from '../../bridge/dist/index.js';
-import { failure, python, startFaulty, temporaryFolder, writeChain } from './support.js';
+import { failure, ONCE, python, startFaulty, temporaryFolder, writeChain } from './support.js';
 
 const TOKENS = 5;
 const PARTIAL = {
@@ -12,7 +12,7 @@ const PARTIAL = {
 };
 
 async function setUp(folder = writeChain(temporaryFolder())) {
-  const runtime = await startFaulty();
+  const runtime = await startFaulty({ ...ONCE, heartbeat: false });
   return { runtime, model: await runtime.loadModel(folder) };
 }
 

@@ -27,6 +27,9 @@ export const FAKE = here('./fake_child.py');
 /** Where the package lies when it is not installed. */
 export const ENVIRONMENT = { PYTHONPATH: process.env.PYTHONPATH };
 
+/** For tests of one process's end: no other one follows. */
+export const ONCE = { restart: false } as const;
+
 /** How long a test waits for what must come: never reached when all is well. */
 const DEADLINE_MS = 20_000;
 const SHUTDOWN = { graceMs: 3_000, termMs: 500, killMs: 2_000 };

@@ -30,9 +30,12 @@ def test_generations_over_the_limit_are_refused_at_once_and_the_others_finish(
     peer: Peer, chain_folder: Path
 ) -> None:
     model = peer.load(chain_folder)
-    blocker = peer.request("fault_block_engine", {"seconds": 3})
     letters = {"model": model, "ids": [97], "max_tokens": 1}
     params = [{**letters, **options_of(way, model)} for way in WAYS]
+    for each in params:
+        # What is made once for a model is there then: all of them are queued in their order.
+        peer.settled(peer.request("generate", each))
+    blocker = peer.request("fault_block_engine", {"seconds": 3})
 
     def burst(count: int) -> list[int]:
         return [peer.request("generate", params[at % len(params)]) for at in range(count)]
@@ -46,6 +49,25 @@ def test_generations_over_the_limit_are_refused_at_once_and_the_others_finish(
     assert len(answered) >= GENERATE_QUEUE_LIMIT
     assert all(end["usage"]["completion_tokens"] == 1 for end in answered)
     assert_queue_full(refused)
+    peer.becomes_idle()
+
+
+def test_a_flood_of_one_model_is_refused_there_and_not_with_another(
+    peer: Peer, chain_folder: Path
+) -> None:
+    flooded, other = peer.load(chain_folder), peer.load("default")
+    letters = {"ids": [97], "max_tokens": 1}
+    blocker = peer.request("fault_block_engine", {"seconds": 3})
+    requests = [
+        peer.request("generate", {"model": flooded, **letters})
+        for _ in range(GENERATE_QUEUE_LIMIT + 1)
+    ]
+    calm = peer.request("generate", {"model": other, **letters})
+    assert_queue_full([peer.settled(requests.pop())[2]])
+    assert peer.take_kept(blocker) == []
+    answered, refused = outcomes(peer, [*requests, calm])
+    assert (len(answered), refused) == (GENERATE_QUEUE_LIMIT + 1, [])
+    peer.settled(blocker)
     peer.becomes_idle()
 
 

@@ -21,12 +21,18 @@ PARTIAL = {"text": "aaaaa", "ids": [97] * 5, "completion_tokens": 5}
 NOTHING = {"text": "", "ids": [], "completion_tokens": 0}
 
 
-def play(folder: Path, scene: Callable[[Runtime, Model], Awaitable[None]]) -> None:
+def play(
+    folder: Path,
+    scene: Callable[[Runtime, Model], Awaitable[None]],
+    restart: host.RestartOptions | None = None,
+) -> None:
     """Run a scene with a runtime and a model, and end the runtime."""
 
     async def run() -> None:
         async with asyncio.timeout(DEADLINE_S):
-            started = await host.start(command=runtime_command(), env=dict(os.environ))
+            started = await host.start(
+                command=runtime_command(), env=dict(os.environ), restart=restart, heartbeat=None
+            )
             async with started as runtime:
                 await scene(runtime, await runtime.load_model(str(folder)))
 
@@ -72,6 +78,24 @@ def test_one_that_is_not_streamed_fails_at_once_with_nothing_delivered(chain_fol
         assert caught.value.details["partial"] == NOTHING and caught.value.retryable
 
     play(chain_folder, scene)
+
+
+def test_one_of_which_nothing_was_delivered_is_repeated_and_another_is_not(
+    chain_folder: Path,
+) -> None:
+    async def scene(runtime: Runtime, model: Model) -> None:
+        silent = model.generate("b", max_tokens=3_000, stream=False)
+        streamed = aiter(model.generate("a", max_tokens=3_000, ignore_eos=True))
+        await anext(streamed)
+        await runtime.call("fault_die_at_token", {"tokens": 5})
+        with pytest.raises(RuntimeExited) as caught:
+            async for _ in streamed:
+                pass
+        assert not caught.value.retryable and caught.value.details["partial"]["text"]
+        assert (await silent).text == "b" * 3_000
+        assert (await runtime.stats())["supervision"]["replayed"] == 1
+
+    play(chain_folder, scene, host.RestartOptions())
 
 
 def test_when_the_engine_dies_only_what_had_no_token_may_be_repeated(chain_folder: Path) -> None:

@@ -1,65 +1,57 @@
-"""Every row of the fault matrix that is promised has a test file, and no file names another."""
+"""Every promise has its tests, every test its promise, and docs/faults.md is made from both."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-PROMISED = (
-    *range(1, 21),
-    *range(22, 32),
-    *(33, 34),
-    *range(36, 44),
-    *(48, 52, 53, 54, 55, 56, 57, 58, 61, 62, 64, 65, 67),
-)
-"""The rows whose behaviour this version has."""
+import pytest
 
-OF_THE_HOST = (
-    4,
-    5,
-    6,
-    9,
-    14,
-    19,
-    20,
-    22,
-    23,
-    24,
-    25,
-    26,
-    30,
-    31,
-    *range(36, 41),
-    42,
-    43,
-    48,
-    52,
-    53,
-    65,
-)
-"""Promises of the Node package: shown there, whatever else is shown."""
+from tests.faults.document import TARGET, document
+from tests.faults.files import FOLDER, ROOT, all_test_files, files_of, places_of, row_of
+from tests.faults.promised.promise import Place, Promise
+from tests.faults.promises import BESIDE_THE_ROWS, LAST_ROW, NOT_PROMISED, PROMISES
+from tests.faults.sentences import python_tests, sentences_of
 
-PYTHON = re.compile(r"test_row_(\d\d)_[a-z0-9_]+\.py")
-NODE = re.compile(r"row_(\d\d)_[a-z0-9_]+\.test\.ts")
+HERE = "test_rows_are_covered.py"
+ROWS = [promise.row for promise in PROMISES]
 
 
-def rows_of(pattern: re.Pattern[str]) -> set[int]:
-    """Return the rows that files of one language are named after."""
-    matches = (pattern.fullmatch(file.name) for file in Path(__file__).parent.iterdir())
-    return {int(match[1]) for match in matches if match is not None}
+def test_every_row_is_promised_once_or_has_a_reason_why_not() -> None:
+    refused = [row.row for row in NOT_PROMISED]
+    assert sorted(ROWS + refused) == list(range(1, LAST_ROW + 1))
+    assert all(row.reason for row in NOT_PROMISED)
 
 
-def test_every_promised_row_has_a_test_file_and_no_file_names_another_row() -> None:
-    assert rows_of(PYTHON) | rows_of(NODE) == set(PROMISED)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: f"row {promise.row}")
+def test_every_promise_has_tests_wherever_it_is_judged(promise: Promise) -> None:
+    found: set[Place] = set()
+    for file in files_of(promise.row):
+        assert sentences_of(file), f"{file.name} has no test"
+        found |= places_of(file)
+    for test in promise.elsewhere:
+        name, function = test.split("::")
+        assert function in python_tests((ROOT / name).read_text("utf-8")), test
+        found |= places_of(ROOT / name)
+    assert found == set(promise.places)
 
 
-def test_every_promise_of_the_host_is_shown_through_the_node_package() -> None:
-    assert set(OF_THE_HOST) - rows_of(NODE) == set()
+def test_every_test_file_belongs_to_a_promise() -> None:
+    strangers = [
+        file.name
+        for file in all_test_files()
+        if row_of(file) not in ROWS and file.name not in (*BESIDE_THE_ROWS, HERE)
+    ]
+    assert strangers == []
+    assert all((FOLDER / name).exists() for name in BESIDE_THE_ROWS)
 
 
-def test_every_test_file_with_a_row_in_its_name_says_its_row_first() -> None:
-    for file in Path(__file__).parent.iterdir():
-        match = PYTHON.fullmatch(file.name) or NODE.fullmatch(file.name)
-        if match is not None:
+def test_every_test_file_of_a_row_says_its_row_first() -> None:
+    for file in all_test_files():
+        row = row_of(file)
+        if row is not None:
             begin = file.read_text("utf-8")[:40]
-            assert re.match(rf'("""|/\*\* )Rows? {int(match[1])}\b', begin), f"{file.name}: {begin}"
+            assert re.match(rf'("""|/\*\* )Rows? {row}\b', begin), f"{file.name}: {begin}"
+
+
+def test_the_document_is_what_the_promises_and_tests_make() -> None:
+    assert TARGET.read_text("utf-8") == document(), "run python -m tests.faults.document"

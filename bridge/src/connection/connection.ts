@@ -1,71 +1,83 @@
 /**
- * One connection to one runtime: requests out, replies in, each request settled exactly once.
+ * The one connection of a runtime object: requests out, replies in, each request settled exactly
+ * once, whichever process answers it.
  *
- * Is pushed what was read and writes to a pipe; it does not know that a process is behind them.
- * Replies are delivered inline; the requests of one turn leave in one write. After `fail`
- * everything pending is rejected and nothing is sent again.
+ *      detached ──attach(pipe)──► greeting ──hello──► open ──detach(end)──► detached ──► …
+ *
+ * Is pushed what a process writes and writes to its pipe; it does not know when processes begin and
+ * why they end. Replies are delivered inline; the requests of one turn leave in one write. While
+ * detached, requests wait; after `refuse` none is taken.
  */
 
 import type { Writable } from 'node:stream';
-import { type IsthmusError, makeError } from '../errors.js';
-import {
-  IN_FLIGHT_LIMIT,
-  MESSAGE_LIMIT_BYTES,
-  PIECE_BYTES,
-  QUEUED_LIMIT_BYTES,
-} from '../limits.js';
+import { type IsthmusError, RuntimeExitedError } from '../errors.js';
+import { MESSAGE_LIMIT_BYTES, PIECE_BYTES, QUEUED_LIMIT_BYTES } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { Encoder } from '../wire/encoder.js';
-import {
-  isMap,
-  writeCancel,
-  writeCredit,
-  writeHello,
-  writePing,
-  writeRequest,
-} from '../wire/messages.js';
+import { isMap, writeHello, writePing } from '../wire/messages.js';
 import { type BatchOperation, singleParams } from './batch.js';
-import { Deadlines } from './deadlines.js';
 import {
   aborted,
   type ConnectionEvents,
   type ConnectionOptions,
-  expired,
+  KNOWN_EVENTS,
   unexpected,
 } from './events.js';
+import { Exchange, type ProcessEnd } from './exchange.js';
 import { checkVersion, peerLimits } from './hello.js';
-import { asIsthmusError, Inbox, type InboxReceiver } from './inbox.js';
+import { asIsthmusError, type InboxReceiver } from './inbox.js';
 import type { Carrier, LaneKey } from './lane.js';
 import type { LaneStats } from './lane-stats.js';
+import { Link } from './link.js';
+import { ModelRegistry } from './model-registry.js';
 import { OpsMultiplexer } from './ops-multiplexer.js';
-import { Outbox } from './outbox.js';
 import { Pings } from './pings.js';
-import { type AbortHandler, Call, type CallOptions, Phase, type Request } from './request.js';
-import { RequestTable } from './request-table.js';
-
-type Params = Readonly<Record<string, unknown>>;
+import { Call, type CallOptions, type Params, Phase, Request } from './request.js';
 
 const NO_OPTIONS: CallOptions = {};
 
-export class Connection implements InboxReceiver, AbortHandler, Carrier {
+/** Counters of what outlives the processes. */
+export interface KeptCounters {
+  /** Requests that were sent again after their process had ended. */
+  readonly replayed: number;
+  /** Models that were loaded again for calls that named them. */
+  readonly restored: number;
+  /** Requests that were not sent again, for want of tokens in the retry budget. */
+  readonly refusedByBudget: number;
+  readonly budgetTokens: number;
+}
+
+/** The load of a model that calls wait for. */
+class Restoring extends Request {
+  constructor(
+    override readonly succeed: () => void,
+    override readonly fail: (error: IsthmusError) => void,
+  ) {
+    super();
+  }
+}
+
+export class Connection implements InboxReceiver, Carrier {
   /** Events whose names this version does not know. */
   unknownEvents = 0;
-  readonly #inbox = new Inbox(this);
-  readonly #outbox: Outbox;
-  readonly #requests = new RequestTable(IN_FLIGHT_LIMIT);
-  readonly #deadlines: Deadlines;
+  /** Which models are loaded, under which handles. */
+  readonly models: ModelRegistry;
+  readonly #exchange: Exchange;
   readonly #events: ConnectionEvents;
   readonly #pings = new Pings();
   readonly #multiplexer: OpsMultiplexer;
   readonly #isMultiplexed: boolean;
-  #active = 0;
+  #link: Link | undefined;
+  /** A hello was read, of this process or an earlier one. */
+  #wasOpen = false;
+  /** The present process has said hello. */
   #isOpen = false;
-  #isBroken = false;
-  #isDead = false;
   /** Why no new request is taken. */
   #refusal: (() => IsthmusError) | undefined;
+  /** Why there is no process. */
+  #absence: () => IsthmusError = () => unexpected('a request before the hello');
 
-  constructor(pipe: Writable, events: ConnectionEvents, options: ConnectionOptions = {}) {
+  constructor(events: ConnectionEvents, options: ConnectionOptions = {}) {
     this.#events = events;
     const clock = options.clock ?? (() => performance.now());
     const encoder = new Encoder(MESSAGE_LIMIT_BYTES, options.loneSurrogates);
@@ -74,40 +86,96 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
       pieceBytes: PIECE_BYTES,
       queuedBytes: options.maxQueuedBytes ?? QUEUED_LIMIT_BYTES,
     };
+    this.models = new ModelRegistry(
+      (params, onLoaded, onFailed) =>
+        this.send(new Restoring(onLoaded, onFailed), 'load_model', params, NO_OPTIONS),
+      () => this.#exchange.recheck(),
+    );
     this.#multiplexer = new OpsMultiplexer(this, clock);
-    this.#outbox = new Outbox(pipe, encoder, limits, this.#multiplexer.endTurn);
+    const onTurnEnd = this.#multiplexer.endTurn;
+    const { onBusy } = events;
+    this.#exchange = new Exchange({
+      encoder,
+      limits,
+      clock,
+      models: this.models,
+      onTurnEnd,
+      onBusy,
+    });
     this.#isMultiplexed = options.multiplex !== false;
-    this.#deadlines = new Deadlines((request) => this.abandon(request, expired(request)), clock);
   }
 
   /** Replies for ids that no request uses: counted and dropped. */
   get droppedReplies(): number {
-    return this.#requests.droppedReplies;
+    return this.#exchange.requests.droppedReplies;
   }
 
-  /** Bytes that wait for the runtime to read. */
+  /** Bytes that wait for a runtime to read. */
   get queuedBytes(): number {
-    return this.#outbox.queuedBytes;
+    return this.#exchange.outbox.queuedBytes;
   }
 
-  /** Take what was read from the runtime. */
-  push(chunk: Buffer): void {
-    if (this.#isDead || this.#isBroken) return;
-    try {
-      this.#inbox.push(chunk);
-    } catch (error) {
-      this.#break(error);
-    }
+  /** Whether anything is pending that a process must answer. */
+  get isBusy(): boolean {
+    return this.#exchange.isBusy;
   }
 
-  /** The input ended; the owner is told when that was inside a frame. */
-  end(): void {
-    if (this.#isDead || this.#isBroken) return;
-    try {
-      this.#inbox.end();
-    } catch (error) {
-      this.#break(error);
-    }
+  get kept(): KeptCounters {
+    const { budget, successes } = this.#exchange;
+    return {
+      replayed: budget.replayed,
+      restored: this.models.restored,
+      refusedByBudget: budget.refused,
+      budgetTokens: budget.tokens(successes),
+    };
+  }
+
+  /** What the calls that may share frames have done, by operation, model and options. */
+  get laneStats(): Record<string, LaneStats> {
+    return this.#multiplexer.stats;
+  }
+
+  /** A process begins, whose input is `pipe`; what it writes is to be pushed into the link. */
+  attach(pipe: Writable): Link {
+    const link = new Link(this, (error) => this.#break(error));
+    this.#link = link;
+    this.#exchange.attach(pipe);
+    return link;
+  }
+
+  /** The process has ended or can no longer be talked to: keep the requests that the next one may
+   * answer, and settle the others. */
+  detach(end: ProcessEnd): void {
+    if (this.#link === undefined) return;
+    this.#link.cut();
+    this.#link = undefined;
+    this.#isOpen = false;
+    this.#absence = () => end.makeError(false, false);
+    this.#exchange.detach(end);
+    const pings = this.#pings.fail(() => end.makeError(true, false));
+    for (let ping = 0; ping < pings; ping++) this.#exchange.finish();
+  }
+
+  /** Send the process nothing more: it is about to go. What is made from now on waits. */
+  shut(): void {
+    this.#exchange.shut();
+  }
+
+  /** Take no new request, for `reason`; those that were made go on. */
+  refuse(reason: () => IsthmusError): void {
+    this.#multiplexer.flush();
+    this.#refusal = reason;
+  }
+
+  /** Take requests again. */
+  accept(): void {
+    this.#refusal = undefined;
+  }
+
+  /** Reject what no process has seen, each with an error of its own. */
+  rejectKept(makeError: () => IsthmusError): void {
+    this.#multiplexer.fail(makeError);
+    this.#exchange.rejectKept(makeError);
   }
 
   /** Send a request that is answered by one value, which `convert` turns into the caller's. */
@@ -116,12 +184,9 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     params: Params,
     convert: (value: Value) => T,
     options: CallOptions = NO_OPTIONS,
-    onProgress?: (progress: WireMap) => void,
   ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const call = new Call(convert, resolve, reject);
-      if (onProgress !== undefined) call.onProgress = onProgress;
-      this.send(call, method, params, options);
+      this.send(new Call(convert, resolve, reject), method, params, options);
     });
   }
 
@@ -137,16 +202,25 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     return this.call(operation.method, params, operation.convert, options);
   }
 
-  /** What the calls that may share frames have done, by operation, model and options. */
-  get laneStats(): Record<string, LaneStats> {
-    return this.#multiplexer.stats;
-  }
-
-  /** Send the calls that collect, and wait until all before the next request has left, so that it
-   * overtakes nothing. */
-  async flushCalls(): Promise<void> {
+  /** Give a reference to a model back, behind the calls that were made before. A model that went
+   * with its process, and that no call waits for, is given back here alone. */
+  async unload(handle: string, params: Params, options?: CallOptions): Promise<WireMap> {
     this.#multiplexer.flush();
-    await this.#outbox.largeLeft();
+    await this.#exchange.outbox.largeLeft();
+    const convert = (value: Value): WireMap => {
+      this.models.release(handle);
+      return isMap(value) ? value : {};
+    };
+    const isHere = (): boolean =>
+      this.models.isUsable(handle) || this.#exchange.keepsCallsOf(handle);
+    if (!isHere()) return convert(this.models.unloadedHere(handle));
+    try {
+      return await this.call('unload_model', { model: handle, ...params }, convert, options);
+    } catch (error) {
+      const hasGone = error instanceof RuntimeExitedError || !this.models.isUsable(handle);
+      if (options?.signal?.aborted || !hasGone) throw error;
+      return convert(this.models.unloadedHere(handle));
+    }
   }
 
   /** Send a request; throws, and sends nothing, when it cannot be sent at all. */
@@ -157,154 +231,112 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
     options: CallOptions,
     credit?: number,
   ): void {
-    const { signal, deadlineMs } = options;
     this.checkOpen();
-    if (signal?.aborted) throw aborted(signal);
-    request.id = this.#requests.takeId();
-    this.#write(request, method, params, deadlineMs, credit);
-    this.#requests.add(request);
-    if (signal !== undefined) request.watch(signal, this);
-    if (deadlineMs !== undefined) this.#deadlines.add(request, deadlineMs);
-    this.#begin();
-  }
-
-  #write(
-    request: Request,
-    method: string,
-    params: Params,
-    deadlineMs: number | undefined,
-    credit: number | undefined,
-  ): void {
-    const start = this.#outbox.begin();
-    try {
-      writeRequest(this.#outbox.encoder, request.id, method, params, deadlineMs, credit);
-      if (this.#requests.hasRoom) {
-        this.#outbox.finish(start, request);
-        request.phase = Phase.SENT;
-      } else {
-        request.payload = this.#outbox.takeOut(start);
-      }
-    } catch (error) {
-      this.#outbox.encoder.rewind(start);
-      throw error;
-    }
+    if (options.signal?.aborted) throw aborted(options.signal);
+    this.#exchange.send(request, method, params, options, credit);
   }
 
   /** Ask the runtime to stop a request; it settles by the runtime's answer. */
   cancel(request: Request): void {
-    if (request.phase === Phase.SETTLED || request.isCancelSent) return;
-    request.isCancelSent = true;
-    if (this.#takeBack(request)) {
-      this.#settle(request);
-      request.cancelUnsent();
-    } else {
-      this.#sendCancel(request.id);
-    }
+    this.#exchange.cancel(request);
   }
 
   /** Settle a request now, without the runtime's answer, and have it stopped there. */
   abandon(request: Request, error: IsthmusError): void {
-    if (request.phase === Phase.SETTLED) return;
-    if (!this.#takeBack(request) && !request.isCancelSent) this.#sendCancel(request.id);
-    request.isCancelSent = true;
-    this.#settle(request);
-    request.fail(error);
-  }
-
-  /** The caller's signal fired. */
-  abort(request: Request): void {
-    this.abandon(request, aborted(request.signal));
+    this.#exchange.abandon(request, error);
   }
 
   /** Let a stream send `count` more items. */
   grant(request: Request, count: number): void {
-    if (this.#isDead || request.phase !== Phase.SENT || request.isCancelSent) return;
-    this.#outbox.control((encoder) => writeCredit(encoder, request.id, count));
+    this.#exchange.grant(request, count);
   }
 
-  /** Ask for the runtime's health, past every queue. */
+  /** Ask for the runtime's health, past every queue. Rejects when there is no process to ask. */
   ping(): Promise<WireMap> {
     return new Promise((resolve, reject) => {
       this.checkOpen();
-      const nonce = this.#pings.add(resolve, reject);
-      this.#outbox.control((encoder) => writePing(encoder, nonce));
-      this.#begin();
+      if (!this.#isOpen) throw this.#absence();
+      this.#sendPing(this.#pings.add(resolve, reject));
+      this.#exchange.begin();
     });
   }
 
-  /** Take no new request, for `reason`; those that were made go on. */
-  refuse(reason: () => IsthmusError): void {
-    if (this.#refusal !== undefined) return;
-    this.#multiplexer.flush();
-    this.#refusal = reason;
+  /** Ask for the runtime's health without anything being pending for it. */
+  probe(onHealth: (health: WireMap) => void): void {
+    if (this.#isOpen) this.#sendPing(this.#pings.addProbe(onHealth));
+  }
+
+  #sendPing(nonce: number): void {
+    this.#exchange.outbox.control((encoder) => writePing(encoder, nonce));
   }
 
   writeNow(): void {
-    this.#outbox.writeNow();
+    this.#exchange.outbox.writeNow();
   }
 
   wakeAtTurnEnd(): void {
-    this.#outbox.wake();
+    this.#exchange.outbox.wake();
   }
 
   hold(isHolding: boolean): void {
-    if (isHolding) this.#begin();
-    else this.#finish();
+    if (isHolding) this.#exchange.begin();
+    else this.#exchange.finish();
   }
 
-  /** Close the pipe to the runtime once what waits has been written. */
+  /** Close the pipe to the runtime once what waits to be written has been. */
   endOutput(): void {
-    this.#outbox.end();
-  }
-
-  /** Reject everything pending, each with an error of its own, and forget the connection. */
-  fail(makeError: (isSent: boolean) => IsthmusError): void {
-    if (this.#isDead) return;
-    this.#isDead = true;
-    this.#refusal ??= () => makeError(false);
-    this.#outbox.close();
-    this.#multiplexer.fail(() => makeError(false));
-    for (const request of this.#requests.clear()) {
-      if (request.phase === Phase.SETTLED) continue;
-      const error = makeError(request.phase === Phase.SENT);
-      this.#settle(request);
-      request.fail(error);
-    }
-    const pings = this.#pings.fail(() => makeError(true));
-    for (let ping = 0; ping < pings; ping++) this.#finish();
+    this.#exchange.outbox.end();
   }
 
   onHello(hello: WireMap): void {
     if (this.#isOpen) throw unexpected('a second hello');
     checkVersion(hello);
-    const { messageBytes, pieceBytes, inFlight } = peerLimits(hello);
-    this.#outbox.limits = { ...this.#outbox.limits, messageBytes, pieceBytes };
-    this.#requests.limit = inFlight;
-    this.#outbox.control(writeHello);
+    this.#exchange.outbox.control(writeHello);
+    this.#wasOpen = true;
     this.#isOpen = true;
     this.#events.onHello(hello);
+    this.#exchange.open(peerLimits(hello));
   }
 
   onResult(id: number, value: Value): void {
-    this.#answered(id)?.succeed(value);
+    const exchange = this.#exchange;
+    const request = exchange.requests.take(id);
+    if (request?.phase === Phase.SENT) {
+      exchange.successes++;
+      exchange.settle(request);
+      exchange.admit();
+      request.succeed(value);
+    } else {
+      exchange.admit();
+      request?.succeedLate(value);
+    }
   }
 
   onError(id: number | null, error: IsthmusError): void {
     if (id === null) throw error;
-    if (error.details.duplicate === true) this.#requests.droppedReplies++;
-    else this.#answered(id)?.fail(error);
+    const exchange = this.#exchange;
+    if (error.details.duplicate === true) {
+      exchange.requests.droppedReplies++;
+      return;
+    }
+    const request = exchange.requests.take(id);
+    const isPending = request?.phase === Phase.SENT;
+    if (isPending) exchange.settle(request);
+    exchange.admit();
+    if (isPending) request.fail(error);
   }
 
   onUnreadable(id: number, isFinal: boolean, error: IsthmusError): void {
     if (isFinal) return this.onError(id, error);
-    const request = this.#requests.find(id);
+    const request = this.#exchange.requests.find(id);
     if (request !== undefined) this.abandon(request, error);
   }
 
   onDelta(id: number, count: number, payload: Value): void {
-    const request = this.#requests.find(id);
+    const request = this.#exchange.requests.find(id);
     if (request === undefined) return;
     try {
+      request.isDelivered = true;
       request.deliver(count, payload);
     } catch (error) {
       this.abandon(request, asIsthmusError(error));
@@ -313,80 +345,28 @@ export class Connection implements InboxReceiver, AbortHandler, Carrier {
 
   onEvent(name: string, payload: Value): void {
     if (name === 'progress' && isMap(payload)) {
-      this.#requests.peek(payload.request)?.onProgress?.(payload);
-    } else if (name !== 'closing') {
+      this.#exchange.requests.peek(payload.request)?.onProgress?.(payload);
+    } else if (!KNOWN_EVENTS.has(name)) {
       this.unknownEvents++;
     }
     this.#events.onEvent(name, payload);
   }
 
   onPong(nonce: Value, health: WireMap): void {
-    if (this.#pings.answer(nonce, health)) this.#finish();
-    else this.#requests.droppedReplies++;
+    const answered = this.#pings.answer(nonce, health);
+    if (answered === 'ping') this.#exchange.finish();
+    else if (answered === 'nothing') this.#exchange.requests.droppedReplies++;
   }
 
-  /** There is no resynchronisation: read nothing more. */
-  #break(error: unknown): void {
-    const reason = asIsthmusError(error);
-    this.#isBroken = true;
-    const { code, message, details } = reason;
-    this.refuse(() => makeError(code, message, { details, cause: reason }));
-    this.#events.onBroken(reason);
+  /** There is no resynchronisation: read nothing more, and write nothing more. */
+  #break(error: IsthmusError): void {
+    this.#exchange.shut();
+    this.#events.onBroken(error);
   }
 
   /** Throw when no request is taken. */
   checkOpen(): void {
     if (this.#refusal !== undefined) throw this.#refusal();
-    if (!this.#isOpen) throw unexpected('a request before the hello');
-  }
-
-  /** The runtime settled `id`; return its request if that still waits for an answer. */
-  #answered(id: number): Request | undefined {
-    const request = this.#requests.take(id);
-    if (request !== undefined) this.#settle(request);
-    this.#admit();
-    return request;
-  }
-
-  /** The request has its answer, or is about to get it. */
-  #settle(request: Request): void {
-    request.phase = Phase.SETTLED;
-    if (request.signal !== undefined) request.unwatch();
-    if (request.deadlineAt !== 0) this.#deadlines.remove(request);
-    this.#finish();
-  }
-
-  #begin(): void {
-    if (this.#active++ === 0) this.#events.onBusy(true);
-  }
-
-  #finish(): void {
-    if (--this.#active === 0) this.#events.onBusy(false);
-  }
-
-  /** Send the requests for which the runtime has room now. */
-  #admit(): void {
-    for (let next = this.#requests.admit(); next; next = this.#requests.admit()) {
-      const { payload } = next;
-      if (payload === undefined) continue;
-      next.payload = undefined;
-      next.phase = Phase.SENT;
-      this.#outbox.send(payload, next);
-    }
-  }
-
-  /** Undo a request that the runtime has not seen, or not wholly. */
-  #takeBack(request: Request): boolean {
-    const { payload } = request;
-    if (payload !== undefined) this.#outbox.drop(payload);
-    else if (!this.#outbox.abandon(request)) return false;
-    request.payload = undefined;
-    this.#requests.withdraw(request);
-    this.#admit();
-    return true;
-  }
-
-  #sendCancel(id: number): void {
-    this.#outbox.control((encoder) => writeCancel(encoder, id));
+    if (!this.#wasOpen) throw this.#absence();
   }
 }

@@ -39,6 +39,12 @@ export class Deadlines {
     if (this.#watched.length === 0) this.#disarm();
   }
 
+  /** What a request has left; undefined when it has no deadline. */
+  remainingMs(request: Request): number | undefined {
+    if (request.deadlineAt === 0) return undefined;
+    return request.deadlineAt - DEADLINE_GRACE_MS - this.#clock();
+  }
+
   #arm(at: number, now: number): void {
     clearTimeout(this.#timer);
     this.#wakesAt = at;

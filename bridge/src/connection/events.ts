@@ -8,12 +8,18 @@ import { Phase, type Request } from './request.js';
 export interface ConnectionEvents {
   /** The runtime's hello was read, its version is ours, and our own hello is on its way. */
   onHello(hello: WireMap): void;
-  /** The protocol was broken; the owner ends the process and calls `fail`. */
+  /** The protocol was broken; the owner ends the process and calls `detach`. */
   onBroken(error: IsthmusError): void;
   onEvent(name: string, payload: Value): void;
   /** Whether anything is pending that the process must stay alive for. */
   onBusy(isBusy: boolean): void;
 }
+
+/** Names of the runtime's events that this version knows. */
+export const KNOWN_EVENTS: ReadonlySet<string> = new Set([
+  ...['progress', 'closing', 'engine_dead', 'breaker'],
+  ...['model_loaded', 'model_evicted'],
+]);
 
 export interface ConnectionOptions {
   readonly maxQueuedBytes?: number | undefined;

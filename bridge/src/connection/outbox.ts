@@ -3,11 +3,12 @@
  *
  * All messages of one turn of the event loop leave in one write. A message over the piece limit is
  * sent piece by piece, the next one only when the pipe has taken the last, so that small messages
- * overtake it. Everything that waits is counted. Knows requests only as owners of messages, and
- * nothing of replies.
+ * overtake it. Everything that waits is counted. It outlives the pipe: without one nothing is
+ * written, and what was taken out goes on being held and counted. Knows requests only as owners of
+ * messages, and nothing of replies.
  */
 
-import type { Writable } from 'node:stream';
+import { Writable } from 'node:stream';
 import { IsthmusError } from '../errors.js';
 import { ID_LIMIT, OUTGOING_BUFFER_KEPT_BYTES, SENDING_PIECES_LIMIT } from '../limits.js';
 import type { Encoder } from '../wire/encoder.js';
@@ -37,10 +38,15 @@ interface Waiter {
 
 const NOTHING = Buffer.alloc(0);
 
+/** Stands for the pipe while there is none; never written to. */
+const NO_PIPE = new Writable();
+
 export class Outbox {
   readonly encoder: Encoder;
   limits: OutboxLimits;
-  readonly #pipe: Writable;
+  /** Writes so far: what joined since the last one has not been written. */
+  writes = 0;
+  #pipe: Writable = NO_PIPE;
   #large: LargeMessage[] = [];
   #waiters: Waiter[] = [];
   #nextChannel = 0;
@@ -54,20 +60,43 @@ export class Outbox {
   readonly #onTurnEnd: () => void;
   #isScheduled = false;
   #isEnding = false;
-  #isClosed = false;
+  /** Nothing is written: there is no pipe, or no more is to be written to it. */
+  #isClosed = true;
+  #drained: () => void = () => undefined;
 
   /** `onTurnEnd` may add messages to those that a turn of the event loop is about to send. */
-  constructor(
-    pipe: Writable,
-    encoder: Encoder,
-    limits: OutboxLimits,
-    onTurnEnd: () => void = () => undefined,
-  ) {
-    this.#pipe = pipe;
+  constructor(encoder: Encoder, limits: OutboxLimits, onTurnEnd: () => void = () => undefined) {
     this.#onTurnEnd = onTurnEnd;
     this.encoder = encoder;
     this.limits = limits;
-    pipe.on('drain', this.#onDrain);
+  }
+
+  /** From now on write to `pipe`. */
+  attach(pipe: Writable): void {
+    this.#pipe = pipe;
+    this.#isClosed = false;
+    this.#drained = () => {
+      if (this.#pipe === pipe) this.#onDrain();
+    };
+    pipe.on('drain', this.#drained);
+  }
+
+  /** The pipe is of no use any more: forget what it was to get, but for what was taken out. */
+  detach(): void {
+    this.#pipe.off('drain', this.#drained);
+    this.#pipe = NO_PIPE;
+    this.#isClosed = true;
+    this.#isEnding = false;
+    this.#isFull = false;
+    this.#lent = undefined;
+    this.#spare = undefined;
+    for (const message of this.#large.splice(0)) this.#left(message);
+    this.encoder.renew();
+  }
+
+  /** Owners of messages of which a part has not been written: nobody can have read those. */
+  get partlyWritten(): ReadonlySet<object | null> {
+    return new Set(this.#large.map((message) => message.owner));
   }
 
   /** Bytes that wait, in any form. */
@@ -176,14 +205,6 @@ export class Outbox {
     this.#schedule();
   }
 
-  /** Write nothing more, and forget what waits. */
-  close(): void {
-    this.#isClosed = true;
-    for (const message of this.#large.splice(0)) this.#left(message);
-    this.#heldBytes = 0;
-    this.encoder.renew();
-  }
-
   #schedule(): void {
     if (this.#isScheduled || this.#isFull) return;
     this.#isScheduled = true;
@@ -191,7 +212,7 @@ export class Outbox {
   }
 
   readonly #flush = (): void => {
-    if (!this.#isClosed && !this.#isFull) this.#onTurnEnd();
+    if (!this.#isFull) this.#onTurnEnd();
     this.#isScheduled = false;
     if (this.#isClosed || this.#isFull) return;
     if (this.#large.length > 0) this.#addPiece();
@@ -220,7 +241,8 @@ export class Outbox {
     const { buffer, position } = encoder;
     const chunk = buffer.subarray(0, position);
     const isQueued = this.#pipe.writableLength > 0;
-    const hasRoom = isQueued ? this.#pipe.write(chunk, this.#onDrain) : this.#pipe.write(chunk);
+    this.writes++;
+    const hasRoom = isQueued ? this.#pipe.write(chunk, this.#drained) : this.#pipe.write(chunk);
     encoder.position = 0;
     if (this.#pipe.writableLength === 0) {
       if (buffer.length > OUTGOING_BUFFER_KEPT_BYTES) encoder.renew();

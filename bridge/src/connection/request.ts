@@ -2,11 +2,13 @@
  * One request from its id to its settlement, seen from the connection: what to do with a result, an
  * error, a delta. Subclasses turn these into a promise or a stream.
  *
- *      waiting ──► sent ──► settled          waiting: the runtime has no room for it yet
- *         └──────────────────▲               settled: the caller has its answer; the runtime may not
- *                                            have given its own yet
+ *      waiting ──► sent ──► settled          waiting: no runtime has room for it yet
+ *         ▲         │          ▲             settled: the caller has its answer; the runtime may not
+ *         ├─────────┘          │             have given its own yet
+ *         └────────────────────┘             back to waiting: the runtime ended before it could tell
  *
- * A request settles once; who tells it twice is ignored. It knows nothing of pipes.
+ * A request settles once; who tells it twice is ignored. What it asks is kept until then, so that
+ * it can be sent again. It knows nothing of pipes.
  */
 
 import { AbortError, type IsthmusError } from '../errors.js';
@@ -30,8 +32,16 @@ export interface AbortHandler {
   abort(request: Request): void;
 }
 
+/** What is asked, by the names of the wire. */
+export type Params = Readonly<Record<string, unknown>>;
+
+const NO_PARAMS: Params = Object.freeze({});
+
 export abstract class Request {
   id = 0;
+  method = '';
+  params: Params = NO_PARAMS;
+  credit: number | undefined = undefined;
   phase: Phase = Phase.WAITING;
   isCancelSent = false;
   /** On the connection's clock; 0 is none. */
@@ -40,8 +50,14 @@ export abstract class Request {
   deadlinePlace = 0;
   signal: AbortSignal | undefined = undefined;
   onProgress: ((progress: WireMap) => void) | undefined = undefined;
-  /** The encoded request while the runtime has no room for it. */
+  /** The encoded request while no runtime has room for it. */
   payload: Buffer | undefined = undefined;
+  /** How many writes there had been when it joined those that wait to be written. */
+  writesBefore = 0;
+  /** Times that it was sent again after it had been written. */
+  replays = 0;
+  /** A part of the answer has reached the caller. */
+  isDelivered = false;
   #abortHandler: AbortHandler | undefined = undefined;
 
   /** Take the value of a result or an end. */
@@ -49,6 +65,14 @@ export abstract class Request {
 
   /** Take the one error. */
   abstract fail(error: IsthmusError): void;
+
+  /** The runtime's result came after the request had been settled here. */
+  succeedLate(_value: Value): void {}
+
+  /** It will not be sent again: free what it asked. */
+  forget(): void {
+    this.params = NO_PARAMS;
+  }
 
   /** Take a delta; only streams expect one. */
   deliver(_count: number, _payload: Value): void {

@@ -43,6 +43,8 @@ export interface StopTimes {
 
 export class Child {
   readonly exited: Promise<ExitReport>;
+  /** SIGKILL was sent from here. */
+  isForced = false;
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #events: ChildEvents;
   readonly #stderr = new StderrRing();
@@ -202,8 +204,16 @@ export class Child {
     if (await this.#ends(times.graceMs)) return this.exited;
     this.#process.kill('SIGTERM');
     if (await this.#ends(times.termMs)) return this.exited;
+    return this.force(times.killMs);
+  }
+
+  /** End it at once: it does not listen. */
+  async force(killMs: number): Promise<ExitReport> {
+    this.#isStopping = true;
+    this.isForced = true;
+    this.#process.ref();
     this.#process.kill('SIGKILL');
-    if (!(await this.#ends(times.killMs))) this.#finish(undefined);
+    if (!(await this.#ends(killMs))) this.#finish(undefined);
     return this.exited;
   }
 

@@ -1,209 +1,389 @@
 /**
- * The life of the runtime process and of the connection to it: start, hello, end, bounded shutdown.
+ * The runtime's life over all of its processes: start, restart by policy, give up, close.
  *
- *      starting ──hello──► running ──stop()──► stopping ──► ended
- *          └── exit, timeout, broken protocol, lost pipe ──────▲
- *
- * Each pending request is settled when the process ends, whatever ended it. One process a
- * supervisor: whoever restarts makes a new one. Knows nothing of models.
+ * At most one process at any time: the next begins when the last has ended. When one ends, the
+ * requests that cannot be kept settle at once; the others wait in the connection for the next. The
+ * states are those of `life.ts`, whether to restart is `restart-policy.ts`, whether a process still
+ * listens `watchdog.ts`. Without pending work nothing here keeps the host alive.
  */
 
-import { Connection } from '../connection/connection.js';
+import { Connection, type KeptCounters } from '../connection/connection.js';
 import type { ConnectionOptions } from '../connection/events.js';
-import { type ExitReport, IsthmusError, RuntimeExitedError, StartError } from '../errors.js';
+import { copyError, type ExitReport, IsthmusError } from '../errors.js';
+import { ENGINE_DEAD_ANSWERS_MS, HEALTH_ANSWER_MS } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
-import { Child, type Command, type StopTimes } from './spawn.js';
+import { isMap } from '../wire/messages.js';
+import { type Ending, exitError, failedError, type PastEnd, whatHappened } from './end-report.js';
+import { Heartbeat } from './heartbeat.js';
+import { Life, type LifeState } from './life.js';
+import { PatientTimer } from './patient-timer.js';
+import { type RestartOptions, RestartPolicy } from './restart-policy.js';
+import { callUser, type ProcessOptions, RuntimeProcess } from './runtime-process.js';
+import { engineDead, type Finding, type HeartbeatOptions } from './watchdog.js';
 
-export interface SupervisorOptions extends ConnectionOptions {
-  readonly command: Command;
-  readonly cwd?: string | undefined;
-  readonly env: Record<string, string>;
-  readonly startTimeoutMs: number;
-  readonly shutdown: StopTimes;
-  readonly onStderr?: ((text: string) => void) | undefined;
-  readonly onEvent?: ((name: string, payload: Value) => void) | undefined;
+/** One step in the life of the runtime. */
+export interface StateChange {
+  readonly from: LifeState;
+  readonly to: LifeState;
+  /** Why, for a person. */
+  readonly reason?: string;
+  /** The error that calls get because of it. */
+  readonly error?: IsthmusError;
+  /** Restarts within the policy's window, this one included. */
+  readonly attempt: number;
+  /** How long the next start is put off. */
+  readonly delayMs?: number;
 }
 
-type State = 'starting' | 'running' | 'stopping' | 'ended';
+export interface SupervisorOptions extends ProcessOptions, ConnectionOptions {
+  readonly restart: RestartOptions | false;
+  readonly heartbeat: HeartbeatOptions | false;
+  readonly onEvent?: ((name: string, payload: Value) => void) | undefined;
+  readonly onState?: ((change: StateChange) => void) | undefined;
+  /** From 0 up to 1. */
+  readonly random?: (() => number) | undefined;
+}
+
+/** How the runtime is, as its host sees it. */
+export interface SupervisedHealth {
+  readonly state: LifeState;
+  readonly isReady: boolean;
+  readonly reason: string | null;
+  readonly restarts: number;
+  readonly lastExit: ExitReport | null;
+  readonly silentMs: number | null;
+  /** The runtime's own words; null when it gave none. */
+  readonly runtime: WireMap | null;
+}
+
+/** Somebody who waits until the runtime runs again. */
+interface Waiter {
+  resolve(): void;
+  reject(error: IsthmusError): void;
+}
+
+const NO_EXIT: ExitReport = { exitCode: null, signal: null, stderrTail: '' };
 
 export class Supervisor {
   readonly connection: Connection;
+  /** Resolves when the runtime has ended for good. */
   readonly closed: Promise<ExitReport>;
-  hello: WireMap = {};
+  /** Processes that were begun after the first. */
+  restarts = 0;
+  /** How the last process ended. */
+  lastExit: Ending | undefined;
   readonly #options: SupervisorOptions;
-  readonly #child: Child;
-  #state: State = 'starting';
-  /** What was wrong with the protocol, when that is why the process had to end. */
-  #problem: IsthmusError | undefined;
-  #stopped: Promise<ExitReport> | undefined;
-  #onStart: (error?: IsthmusError) => void = () => undefined;
+  readonly #clock: () => number;
+  readonly #life = new Life();
+  readonly #policy: RestartPolicy | undefined;
+  readonly #heartbeat: Heartbeat | undefined;
+  /** Until the next start, or until an engine's last answers are here. */
+  readonly #timer = new PatientTimer();
+  #process: RuntimeProcess | undefined;
+  #isProcessGone = true;
+  /** The present process was told to go, so that its end is no fault. */
+  #isAsked = false;
+  /** Someone asked for a restart: it does not wait for the policy. */
+  #isByHand = false;
+  #ends: PastEnd[] = [];
+  #reason: string | null = null;
+  #waiters: Waiter[] = [];
+  #resolveClosed: (report: ExitReport) => void = () => undefined;
 
   private constructor(options: SupervisorOptions) {
     this.#options = options;
-    this.#child = new Child(options.command, options, {
-      onOutput: (chunk) => this.connection.push(chunk),
-      onStderr: options.onStderr && ((text) => callUser(() => options.onStderr?.(text))),
-      onLost: (report) => this.#lose(report),
-      onExit: (report, spawnError) => this.#ended(report, spawnError),
+    this.#clock = options.clock ?? (() => performance.now());
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
     });
-    this.closed = this.#child.exited;
+    const { restart, heartbeat, random = Math.random } = options;
+    this.#policy = restart === false ? undefined : new RestartPolicy(restart, random);
     this.connection = new Connection(
-      this.#child.input,
       {
-        onHello: (hello) => this.#started(hello),
-        onBroken: (error) => this.#broken(error),
+        onHello: (hello) => this.#greeted(hello),
+        onBroken: (error) => this.#process?.broke(error),
         onEvent: (name, payload) => this.#event(name, payload),
-        onBusy: (isBusy) => this.#child.setReferenced(isBusy),
+        onBusy: (isBusy) => this.#busy(isBusy),
       },
       options,
     );
+    this.#heartbeat =
+      heartbeat === false
+        ? undefined
+        : new Heartbeat(heartbeat, this.connection, this.#clock, (finding) => this.#find(finding));
   }
 
-  /** Start the command and wait for its hello. Rejects with a StartError or a ProtocolError, and
-   * leaves no process behind when it does. */
+  /** Start the command and wait for its hello. Rejects with a StartError or a ProtocolError, without
+   * trying again, and leaves no process behind when it does. */
   static async start(options: SupervisorOptions): Promise<Supervisor> {
-    let supervisor: Supervisor;
-    try {
-      supervisor = new Supervisor(options);
-    } catch (error) {
-      throw startFailed(options.command, undefined, error);
-    }
-    await supervisor.#waitForHello();
+    const supervisor = new Supervisor(options);
+    const running = supervisor.#whenRunning();
+    supervisor.#begin();
+    await running;
     return supervisor;
   }
 
+  get state(): LifeState {
+    return this.#life.state;
+  }
+
   get pid(): number | undefined {
-    return this.#child.pid;
+    return this.#process?.pid;
+  }
+
+  get hello(): WireMap {
+    return this.#process?.hello ?? {};
   }
 
   get stderrTail(): string {
-    return this.#child.stderrTail;
+    return this.#process?.stderrTail ?? '';
   }
 
-  async #waitForHello(): Promise<void> {
-    const { startTimeoutMs } = this.#options;
-    const outcome = await new Promise<IsthmusError | undefined>((resolve) => {
-      const timer = setTimeout(() => resolve(this.#startTimedOut()), startTimeoutMs);
-      this.#onStart = (error) => {
-        clearTimeout(timer);
-        resolve(error);
-      };
+  get counters(): KeptCounters & { state: LifeState; restarts: number } {
+    return { state: this.state, restarts: this.restarts, ...this.connection.kept };
+  }
+
+  /** Answers in every state, and within a second. */
+  async health(): Promise<SupervisedHealth> {
+    const runtime = this.state === 'running' ? await this.#ask() : null;
+    const isDead = isMap(runtime?.engine) && runtime.engine.state === 'dead';
+    const isReady = this.state === 'running' && runtime !== null && !isDead;
+    const silence = 'the runtime has not answered';
+    const running = isReady ? null : isDead ? 'its engine is dead' : silence;
+    const { exitCode, signal, stderrTail } = this.lastExit ?? NO_EXIT;
+    return {
+      state: this.state,
+      isReady,
+      reason: this.state === 'running' ? running : this.#reason,
+      restarts: this.restarts,
+      lastExit: this.lastExit === undefined ? null : { exitCode, signal, stderrTail },
+      silentMs: this.#heartbeat?.silentMs ?? null,
+      runtime,
+    };
+  }
+
+  async #ask(): Promise<WireMap | null> {
+    const timer = new PatientTimer();
+    const late = new Promise<null>((resolve) => {
+      timer.set(() => resolve(null), HEALTH_ANSWER_MS, true);
     });
-    if (outcome === undefined) return;
-    await this.#kill(outcome);
-    throw outcome;
+    const answer = this.connection.ping().catch(() => null);
+    const first = await Promise.race([answer, late]);
+    timer.clear();
+    return first;
   }
 
-  #startTimedOut(): IsthmusError {
-    const { startTimeoutMs } = this.#options;
-    const tail = this.stderrTail;
-    return new StartError(
-      'START_TIMEOUT',
-      `the runtime said no hello within ${startTimeoutMs} ms${quoted(tail)}; ${HINT}`,
-      tail,
-    );
-  }
-
-  #started(hello: WireMap): void {
-    this.hello = hello;
-    this.#state = 'running';
-    this.#child.release();
-    this.#child.setReferenced(false);
-    this.#onStart();
-  }
-
-  #event(name: string, payload: Value): void {
-    if (name === 'closing' && this.#state === 'running') void this.stop();
-    callUser(() => this.#options.onEvent?.(name, payload));
-  }
-
-  /** The protocol was broken: nothing that follows can be trusted. */
-  #broken(problem: IsthmusError): void {
-    this.#problem ??= problem;
-    if (this.#state === 'starting') return this.#onStart(problem);
-    if (this.#state === 'ended') return;
-    this.#lose(this.#child.report());
-  }
-
-  /** The process runs, but can no longer be talked to. */
-  #lose(report: ExitReport): void {
-    if (this.#state === 'starting') return this.#onStart(this.#startError(report, undefined));
-    this.connection.fail((isSent) => this.#exitError(report, isSent));
-    void this.#kill(this.#exitError(report, true));
-  }
-
-  #ended(report: ExitReport, spawnError: Error | undefined): void {
-    const wasStarting = this.#state === 'starting';
-    this.#state = 'ended';
-    this.connection.end();
-    this.connection.fail((isSent) => this.#exitError(report, isSent));
-    if (wasStarting) this.#onStart(this.#problem ?? this.#startError(report, spawnError));
-  }
-
-  #startError(report: ExitReport, spawnError: Error | undefined): StartError {
-    return startFailed(this.#options.command, report, spawnError);
-  }
-
-  #exitError(report: ExitReport, isSent: boolean): RuntimeExitedError {
-    const problem = this.#problem;
-    const why = problem === undefined ? describeEnd(report) : `broke off: ${problem.message}`;
-    const details = { sent: isSent, ...(problem === undefined ? {} : problem.details) };
-    const message = `the runtime ${why}${quoted(report.stderrTail)}`;
-    return new RuntimeExitedError(message, report, { details, cause: problem });
+  /** Begin the runtime anew: from `running` the process gets time for what is in flight, from
+   * `failed` the history is forgotten. Resolves when it runs again. Rejects when that fails, or when
+   * it is closed meanwhile. */
+  restart(): Promise<void> {
+    const { state } = this;
+    if (state === 'closing' || state === 'closed') return Promise.reject(closing());
+    const running = this.#whenRunning();
+    this.#policy?.clear();
+    this.#isByHand = true;
+    if (state === 'running') {
+      this.#to('restarting', { reason: 'it was asked to' });
+      this.#dismiss();
+    } else if (state === 'failed') {
+      this.#ends = [];
+      this.connection.accept();
+      this.#to('restarting', { reason: 'it was asked to' });
+      this.#begin();
+    } else if (this.#timer.isSet && this.#isProcessGone) {
+      this.#timer.clear();
+      this.#begin();
+    }
+    return running;
   }
 
   /** Take no more requests, let those made settle, and end the process; bounded and idempotent. */
   stop(): Promise<ExitReport> {
-    if (this.#state === 'ended') return this.closed;
-    this.#state = 'stopping';
-    this.connection.refuse(() => new IsthmusError('CLOSING', 'the runtime is closing'));
+    const { state } = this;
+    if (state === 'closing' || state === 'closed') return this.closed;
+    this.connection.refuse(closing);
+    this.#timer.clear();
+    this.#to('closing', { reason: 'it was closed' });
+    this.connection.rejectKept(closing);
+    this.#settleWaiters(closing());
+    if (this.#isProcessGone) this.#close();
+    else if (state === 'running') this.#endInput();
+    else if (!this.#isAsked) void this.#process?.dismiss();
+    return this.closed;
+  }
+
+  #whenRunning(): Promise<void> {
+    return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
+  }
+
+  #settleWaiters(error?: IsthmusError): void {
+    for (const waiter of this.#waiters.splice(0)) {
+      if (error === undefined) waiter.resolve();
+      else waiter.reject(error);
+    }
+  }
+
+  #to(state: LifeState, extras: Omit<Partial<StateChange>, 'from' | 'to'> = {}): void {
+    const from = this.#life.to(state);
+    this.#reason = extras.reason ?? null;
+    const attempt = this.#policy?.recent ?? 0;
+    const { onState } = this.#options;
+    if (onState !== undefined) callUser(() => onState({ from, to: state, attempt, ...extras }));
+  }
+
+  /** Spawn a process. */
+  #begin(): void {
+    const isFirst = this.state === 'starting';
+    if (!isFirst) this.restarts++;
+    this.#isAsked = false;
+    this.#isByHand = false;
+    const isAwaited = isFirst || this.connection.isBusy;
+    try {
+      const process: RuntimeProcess = new RuntimeProcess(
+        this.#options,
+        this.connection,
+        this.#clock,
+        { onLost: () => this.#lost(process), onEnded: (ending) => this.#ended(ending) },
+        isAwaited,
+      );
+      this.#process = process;
+      this.#isProcessGone = false;
+    } catch (error) {
+      this.#ended(unborn(error as IsthmusError));
+    }
+  }
+
+  #greeted(hello: WireMap): void {
+    const process = this.#process as RuntimeProcess;
+    process.greeted(hello);
+    process.setReferenced(this.connection.isBusy);
+    this.#isByHand = false;
+    if (this.state === 'closing') return;
+    this.#to('running');
+    this.#heartbeat?.watch(process.link);
+    this.#settleWaiters();
+  }
+
+  #event(name: string, payload: Value): void {
+    if (this.state === 'running') {
+      if (name === 'closing') this.#announced();
+      else if (name === 'engine_dead' && this.#heartbeat !== undefined) {
+        this.#find(engineDead(isMap(payload) ? payload.message : undefined));
+      }
+    }
+    callUser(() => this.#options.onEvent?.(name, payload));
+  }
+
+  /** The runtime goes by itself: somebody else told it to. */
+  #announced(): void {
+    if (this.#policy === undefined) return void this.stop();
+    this.#to('restarting', { reason: 'the runtime is closing' });
+    this.#dismiss();
+  }
+
+  /** Have the process finish what it has and go, while what is asked from now on waits. */
+  #dismiss(): void {
+    this.connection.shut();
+    this.#endInput();
+  }
+
+  #endInput(): void {
+    this.#isAsked = true;
+    this.#heartbeat?.stop();
+    this.#timer.clear();
     this.connection.endOutput();
-    this.#stopped ??= this.#child.stop(this.#options.shutdown);
-    return this.#stopped;
+    void this.#process?.stop();
   }
 
-  /** End the process without waiting for it to finish anything. */
-  #kill(reason: IsthmusError): Promise<ExitReport> {
-    if (this.#state === 'ended') return this.closed;
-    this.#state = 'stopping';
-    this.connection.refuse(() => reason);
-    this.#stopped ??= this.#child.stop({ ...this.#options.shutdown, graceMs: 0 });
-    return this.#stopped;
+  #busy(isBusy: boolean): void {
+    if (this.state === 'running') {
+      this.#process?.setReferenced(isBusy);
+      if (isBusy) this.#heartbeat?.wake();
+    } else if (this.state === 'restarting') {
+      this.#process?.setReferenced(isBusy);
+      this.#timer.setReferenced(isBusy);
+    }
+  }
+
+  /** The process does not listen, or is of no use. A dead engine's answers get time to arrive. */
+  #find(finding: Finding): void {
+    const process = this.#process;
+    if (this.state !== 'running' || process === undefined) return;
+    this.#heartbeat?.stop();
+    this.connection.shut();
+    if (finding.cause !== 'engine_dead') return process.condemn(finding);
+    const isReferenced = this.connection.isBusy;
+    this.#timer.set(() => process.condemn(finding), ENGINE_DEAD_ANSWERS_MS, isReferenced);
+  }
+
+  /** The process can no longer be talked to, though it may still run. */
+  #lost(process: RuntimeProcess): void {
+    this.#settleRequests(process.ending);
+  }
+
+  /** Settle what cannot be kept, at once, and go to the state that follows. */
+  #settleRequests(ending: Ending): void {
+    const { connection } = this;
+    this.#heartbeat?.stop();
+    const { state } = this;
+    const isRunning = state === 'running';
+    const hasNext = state === 'restarting' || (isRunning && this.#policy !== undefined);
+    const hasCrashed = !this.#isAsked;
+    const makeError = (isSent: boolean, isDelivered: boolean): IsthmusError =>
+      exitError(ending, isSent, isDelivered);
+    if (isRunning && !hasNext) connection.refuse(() => makeError(false, false));
+    if (isRunning) {
+      const reason = `the runtime ${whatHappened(ending)}`;
+      this.#to(hasNext ? 'restarting' : 'closing', { reason, error: makeError(false, false) });
+    }
+    connection.detach({ hasNext, hasCrashed, makeError });
+    if (!hasNext) connection.rejectKept(isRunning ? () => makeError(false, false) : closing);
+  }
+
+  #ended(ending: Ending): void {
+    this.#isProcessGone = true;
+    this.#timer.clear();
+    this.#settleRequests(ending);
+    this.lastExit = ending;
+    const what = whatHappened(ending);
+    const { exitCode, signal } = ending;
+    this.#ends = [...this.#ends, { atMs: this.#clock(), exitCode, signal, what }];
+    const { restart } = this.#options;
+    this.#ends = this.#ends.slice(restart === false ? -1 : -1 - restart.limit);
+    if (this.state === 'starting') this.#giveUp(ending.startError as IsthmusError);
+    else if (this.state === 'closing') this.#close();
+    else this.#beginAgain(ending);
+  }
+
+  #beginAgain(ending: Ending): void {
+    if (this.#isByHand) return this.#begin();
+    const delayMs = this.#policy?.next(this.#clock(), ending.healthyForMs);
+    if (delayMs === undefined) return this.#giveUp(failedError(this.#ends, ending));
+    const reason = `the runtime ${whatHappened(ending)}`;
+    this.#to('restarting', { reason, delayMs });
+    this.#timer.set(() => this.#begin(), delayMs, this.connection.isBusy);
+  }
+
+  #giveUp(error: IsthmusError): void {
+    this.connection.refuse(() => copyError(error));
+    this.#to('failed', { reason: error.message, error });
+    this.connection.rejectKept(() => copyError(error));
+    this.#settleWaiters(error);
+  }
+
+  #close(): void {
+    this.#to('closed');
+    const { exitCode, signal, stderrTail } = this.lastExit ?? NO_EXIT;
+    this.#resolveClosed({ exitCode, signal, stderrTail });
   }
 }
 
-const HINT = '`npx isthmus-doctor` shows what is missing';
-const QUOTED_LINES = 8;
-
-function startFailed(command: Command, report: ExitReport | undefined, cause: unknown): StartError {
-  const tail = report?.stderrTail ?? '';
-  const why =
-    cause instanceof Error
-      ? `could not be started (${command[0]}): ${cause.message}`
-      : `${describeEnd(report)} before its hello`;
-  const details = { exitCode: report?.exitCode ?? null, signal: report?.signal ?? null };
-  const message = `the runtime ${why}${quoted(tail)}; ${HINT}`;
-  return new StartError('START_FAILED', message, tail, { details, cause });
+function closing(): IsthmusError {
+  return new IsthmusError('CLOSING', 'the runtime is closing');
 }
 
-function describeEnd(report: ExitReport | undefined): string {
-  if (report?.signal) return `was ended by ${report.signal}`;
-  if (typeof report?.exitCode === 'number') return `exited with code ${report.exitCode}`;
-  return 'closed its pipes';
-}
-
-function quoted(tail: string): string {
-  const lines = tail.trimEnd().split('\n').slice(-QUOTED_LINES);
-  return lines.join('') === '' ? '' : `\n  ${lines.join('\n  ')}\n`;
-}
-
-/** Run the caller's code; what it throws is the caller's and must not end a read half-way. */
-export function callUser(callback: () => void): void {
-  try {
-    callback();
-  } catch (error) {
-    process.nextTick(() => {
-      throw error;
-    });
-  }
+/** The end of a process that could not even be spawned. */
+function unborn(startError: IsthmusError): Ending {
+  const nothing = { problem: undefined, finding: undefined, isForced: false, healthyForMs: 0 };
+  return { ...NO_EXIT, ...nothing, startError };
 }

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from ..errors import InternalError, IsthmusError
+from ..faults import Faults, Point
 from ..limits import (
     PREFILL_WEIGHT,
     PROMPT_AGE_TOKENS_PER_S,
@@ -57,15 +58,18 @@ class Scheduler:
     Args:
         post: Hands a call to the event loop, in order.
         clock: Monotonic seconds.
+        faults: What is to go wrong on purpose.
     """
 
     def __init__(
         self,
         post: Callable[[Callable[..., None], tuple[Any, ...]], None],
         clock: Callable[[], float],
+        faults: Faults | None = None,
     ) -> None:
         self._post = post
         self._clock = clock
+        self._faults = faults
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._errands: deque[Errand] = deque()
@@ -98,6 +102,8 @@ class Scheduler:
 
     def step(self) -> None:
         """Do one unit of work."""
+        if self._faults is not None:
+            self._faults.strike(Point.ENGINE_STEP)
         self._drop_cancelled()
         self._admit()
         work = self._work()
@@ -233,6 +239,8 @@ class Scheduler:
 
     def _emit(self, job: Job, token: int, logits: Any) -> None:
         assert job.steps is not None and job.text is not None
+        if self._faults is not None:
+            self._faults.strike(Point.ENGINE_TOKEN, job.model)
         if not job.first_token_at:
             job.first_token_at = self._clock()
         if token in job.end_tokens:

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import EngineDead, QueueFull
-from ..limits import GENERATE_QUEUE_LIMIT, RUNNING_LIMIT
+from ..errors import EngineDead
+from ..faults import Faults, Point
+from ..limits import RUNNING_LIMIT
 from .job import Job
 from .scheduler import Errand, Scheduler, StepWork
 
@@ -33,6 +34,7 @@ class EngineThread:
         loop: Where results and callbacks go.
         prepare: Run first on the thread: imports mlx_lm.
         clock: Monotonic seconds.
+        faults: What is to go wrong on purpose.
     """
 
     def __init__(
@@ -40,16 +42,17 @@ class EngineThread:
         loop: asyncio.AbstractEventLoop,
         prepare: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        faults: Faults | None = None,
     ) -> None:
         self._loop = loop
         self._prepare = prepare
         self._clock = clock
+        self._faults = faults
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._outbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._is_waking = False
-        self._scheduler = Scheduler(self._post, clock)
+        self._scheduler = Scheduler(self._post, clock, faults)
         self._thread = threading.Thread(target=self._run, name="isthmus-engine", daemon=True)
-        self._unsettled = 0
         self._failure: EngineDead | None = None
         self._is_ready = False
         self._is_busy = False
@@ -66,28 +69,18 @@ class EngineThread:
     def submit(self, job: Job) -> None:
         """Queue a generation; its listener is always told how it ended, unless cancelled.
 
+        How many there may be is bounded by who submits (`resilience.admission`).
+
         Raises:
-            QueueFull: Too many wait already.
             EngineDead: The thread has ended.
         """
         self._check_alive()
-        if self._unsettled >= GENERATE_QUEUE_LIMIT:
-            raise QueueFull(
-                f"{GENERATE_QUEUE_LIMIT} generations are already queued; try again later",
-                retry_after_ms=self._queue_wait_ms(),
-                phase="queue",
-            )
-        self._unsettled += 1
         self._commands.put(lambda: self._scheduler.add(job))
 
     def at_turn_end(self, call: Callable[[], None]) -> None:
         """Call once after the rest of what this wake-up brings; for listeners, on the loop. A turn
         of the loop's own would have to wait for the interpreter, which a busy engine holds."""
         self._turn_ends.append(call)
-
-    def settled(self) -> None:
-        """Say that a submitted job needs its place in the queue no longer."""
-        self._unsettled -= 1
 
     def wake(self) -> None:
         """Look at the jobs again: one was cancelled or granted room."""
@@ -143,6 +136,10 @@ class EngineThread:
         self._commands.put(lambda: self._scheduler.add_errand(errand))
         await future
 
+    def wait_ms(self) -> float:
+        """Return about how long it takes until one of many jobs has ended, in milliseconds."""
+        return max(self._scheduler.service_s * 1_000 / RUNNING_LIMIT, _LEAST_RETRY_MS)
+
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end and wait for it; return whether it did."""
         self._commands.put(None)
@@ -160,10 +157,6 @@ class EngineThread:
         age = None if state == "idle" else (self._clock() - self._progress_at) * 1_000
         return {"state": state, "progress_age_ms": age}
 
-    def _queue_wait_ms(self) -> float:
-        """Return about how long it takes until a place in the queue is free."""
-        return max(self._scheduler.service_s * 1_000 / RUNNING_LIMIT, _LEAST_RETRY_MS)
-
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -171,6 +164,8 @@ class EngineThread:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
+            if self._faults is not None:
+                self._faults.strike(Point.ENGINE_PREPARE)
             self._prepare()
             self._is_ready = True
             self._serve()

@@ -17,11 +17,16 @@ from .generation import (
     TokenLogprobs,
     Usage,
 )
+from .life import RuntimeState, StateChange
 from .model import Model
 from .model_info import ModelInfo
+from .options import Graces
 from .process import ExitReport
-from .runtime import Graces, Runtime, start
+from .restarts import RestartOptions
+from .runtime import Runtime
+from .start import start
 from .text import Encoding
+from .watchdog import HeartbeatOptions
 
 __all__ = [
     "Delta",
@@ -35,9 +40,13 @@ __all__ = [
     "Generation",
     "GenerationResult",
     "Graces",
+    "HeartbeatOptions",
     "Model",
     "ModelInfo",
+    "RestartOptions",
     "Runtime",
+    "RuntimeState",
+    "StateChange",
     "TokenLogprobs",
     "Usage",
     "start",

@@ -54,6 +54,7 @@ class Member:
     """
 
     __slots__ = ("batch", "future", "item", "joined_at", "on_settled", "request", "size")
+    has_received = False
 
     def __init__(self, item: Any, size: int, future: asyncio.Future[Any]) -> None:
         self.item = item
@@ -111,6 +112,8 @@ class Batch:
         members: The calls, in the order of their items.
         on_settled: Told when the runtime has settled it.
     """
+
+    has_received = False
 
     def __init__(
         self, operation: Operation[Any, Any], members: Sequence[Member], on_settled: OnSettled

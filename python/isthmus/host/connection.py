@@ -1,8 +1,9 @@
-"""The host's end of the wire: requests out, replies to whoever waits, and one end for all of them.
+"""A host's requests, whatever process answers them: each settles exactly once.
 
-Every unsettled request settles exactly once with a typed error when the process exits, its pipe
-breaks or its framing is wrong. Replies that nobody waits for are counted and dropped. Knows
-messages and ids, not what a method means.
+One connection serves a runtime through all its processes. While none takes requests they are kept,
+in order, and what was sent to one that has ended is sent to the next if that can change nothing;
+all else settles with a typed error. Replies that nobody waits for are counted and dropped. Knows
+messages and ids, no bytes and, but for a model's name, not what a method means.
 """
 
 from __future__ import annotations
@@ -11,42 +12,46 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from .. import __version__
-from ..errors import (
-    Closing,
-    IsthmusError,
-    RemoteProtocolError,
-    RuntimeExited,
-    VersionMismatch,
-    from_wire,
-    own_copy,
-)
-from ..limits import (
-    FRAME_LIMIT_BYTES,
-    MESSAGE_LIMIT_BYTES,
-    OPEN_PIECES_LIMIT,
-    PIECE_BYTES,
-    PROTOCOL_VERSION,
-    REQUEST_ID_LIMIT,
-)
+from ..errors import Cancelled, Closing, IsthmusError, Unavailable, from_wire, own_copy
+from ..limits import REQUEST_ID_LIMIT
 from ..transport.writer import OrderedWriter
-from ..wire.codec import MsgpackCodec, Payload
-from ..wire.frames import FrameDecoder
-from ..wire.messages import Kind, PieceAssembler, check_message
+from ..wire.codec import MsgpackCodec
+from ..wire.messages import CANCEL, CREDIT, PING, REQUEST, Kind
+from .gate import Gate
+from .link import Link
+from .loading import Restoring
 from .multiplexer import OpsMultiplexer
-from .process import ExitReport, RuntimeProcess
+from .registry import ModelRegistry
+from .requests import Replays, Request
 from .streams import Pending
 
 OnEvent = Callable[[str, Any], object]
 """Told of each event that belongs to no request, and of errors of the connection as `error`."""
 
-_NAME: Final = f"isthmus-python/{__version__}"
+_RESULT: Final = int(Kind.RESULT)
+_ERROR: Final = int(Kind.ERROR)
+_DELTA: Final = int(Kind.DELTA)
+_END: Final = int(Kind.END)
+_EVENT: Final = int(Kind.EVENT)
+_PONG: Final = int(Kind.PONG)
+
+
+class Supervisor(Protocol):
+    """Looks after the process behind a connection."""
+
+    def on_busy(self) -> None:
+        """Something is waited for, and nobody watches."""
+        ...
+
+    def on_engine_dead(self, message: str) -> None:
+        """The runtime says that its engine has ended."""
+        ...
 
 
 class Connection:
-    """Speaks the protocol with one runtime process.
+    """The requests of one host.
 
     Args:
         on_event: Told of events.
@@ -54,34 +59,42 @@ class Connection:
 
     def __init__(self, on_event: OnEvent | None) -> None:
         self._loop = asyncio.get_running_loop()
-        self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self.hello.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.codec = MsgpackCodec()
         self.counters: Counter[str] = Counter()
-        self._on_event = on_event
-        self._codec = MsgpackCodec()
-        self._decoder = FrameDecoder(FRAME_LIMIT_BYTES)
-        self._writer = OrderedWriter(self._codec, self._loop)
-        self._pieces = PieceAssembler(MESSAGE_LIMIT_BYTES, OPEN_PIECES_LIMIT)
+        self.registry = ModelRegistry()
+        self.replays = Replays()
+        self.gate = Gate(self, self.registry, self.codec, self._loop)
         self.multiplexer = OpsMultiplexer(self, self._loop)
-        self._pending: dict[int, Pending] = {}
+        self.supervisor: Supervisor | None = None
+        self.is_watched = False
+        """Whether the supervisor need not be told of a request."""
+        self._on_event = on_event
+        self._kept = self.gate.kept
+        self._unready, self._named = self.registry.unready, self._kept.named
+        self._requests: dict[int, Request] = {}
         self._pongs: dict[int, asyncio.Future[Any]] = {}
+        self._beats: dict[int, asyncio.Future[Any]] = {}
+        """Pings that a caller waits for, and those of the heartbeat."""
         self._last_id = 0
+        self._last_nonce = 0
+        self._link: Link | None = None
+        self._writer: OrderedWriter | None = None
+        """Takes requests; None while they are kept."""
+        self._controls: OrderedWriter | None = None
+        """Takes cancels, credit and pings."""
         self._failure: IsthmusError | None = None
-        self._reason: IsthmusError | None = None
-        """What the runtime said was wrong with the connection as a whole."""
-        self._process: RuntimeProcess | None = None
-        self._is_broken = False
-        self._is_assembled = False
-        """Whether the message at hand came in pieces."""
+        self._absence: IsthmusError = Unavailable("the runtime is being started")
+        """Why there is no process, when there is none."""
 
     @property
     def in_flight(self) -> int:
         """Requests that have not settled."""
-        return len(self._pending)
+        return len(self._requests)
 
-    def on_connected(self, process: RuntimeProcess) -> None:
-        """Learn which process is at the other end, before anything arrives from it."""
-        self._process = process
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is expected of a process that is there."""
+        return self._link is not None and bool(self._requests or self._pongs)
 
     def request(
         self,
@@ -90,55 +103,83 @@ class Connection:
         options: Mapping[str, Any],
         pending: Pending,
     ) -> int:
-        """Send a request; what it gets goes to `pending`. Return its id.
+        """Send a request, or keep it; what it gets goes to `pending`. Return its id.
 
         Raises:
             LocalProtocolError: The params cannot travel; nothing was sent.
-            IsthmusError: The connection has ended.
+            QueueFull: Too many requests wait for a runtime that is being started.
+            IsthmusError: No request is taken any more, or its model is lost.
         """
-        self.check_open()
+        if self._failure is not None:
+            self.check_open()
         number = self._free_id()
-        message = [int(Kind.REQUEST), number, method, dict(params)]
-        self._writer.send([*message, dict(options)] if options else message, number)
-        self._pending[number] = pending
+        made_at = self._loop.time() if "deadline_ms" in options else 0.0
+        request = Request(method, dict(params), options, pending, made_at)
+        writer = self._writer
+        if writer is None or ((self._unready or self._named) and self._kept.must_wait(request)):
+            if not self.gate.hold(number, request):
+                return number
+        else:
+            request.mark = writer.bytes_written
+            message = [REQUEST, number, method, request.params]
+            writer.send([*message, dict(options)] if options else message, number)
+        self._requests[number] = request
+        if not self.is_watched:
+            self._call_supervisor()
         return number
 
-    def cancel(self, request: int) -> None:
-        """Ask the runtime to stop a request."""
-        if request in self._pending and self._failure is None:
-            self._writer.send([int(Kind.CANCEL), request], request)
+    def cancel(self, number: int) -> None:
+        """Stop a request: here if it has not been sent, else by asking the runtime."""
+        request = self._requests.get(number)
+        if request is None:
+            return
+        request.is_cancelled = True
+        if number in self._kept:
+            self.gate.cancel(number)
+        elif self._controls is not None:
+            self._controls.send([CANCEL, number], number)
 
-    def grant(self, request: int, count: int) -> None:
+    def grant(self, number: int, count: int) -> None:
         """Give a stream more credit."""
-        if request in self._pending and self._failure is None:
-            self._writer.send([int(Kind.CREDIT), request, count], request)
+        if self._controls is not None and number in self._requests and number not in self._kept:
+            self._controls.send([CREDIT, number, count], number)
 
     @contextlib.contextmanager
     def one_write(self) -> Iterator[None]:
         """Have what is sent meanwhile leave in one write."""
-        self._writer.hold()
+        writer = self._writer
+        if writer is None:
+            yield
+            return
+        writer.hold()
         try:
             yield
         finally:
-            self._writer.flush()
+            writer.flush()
 
     async def flush_calls(self) -> None:
         """Send the calls that collect; return when nothing that comes next can overtake them."""
         self.multiplexer.flush()
-        await self._writer.room()
+        if self._link is not None:
+            await self._link.writer.room()
 
-    async def ping(self) -> dict[str, Any]:
-        """Return the runtime's health, answered on its event loop."""
+    def ping(self) -> asyncio.Future[dict[str, Any]]:
+        """Ask for the runtime's health, past every queue.
+
+        Raises:
+            IsthmusError: No process listens.
+        """
         self.check_open()
-        nonce = self._last_id = (self._last_id + 1) % REQUEST_ID_LIMIT
-        pong = asyncio.get_running_loop().create_future()
-        self._pongs[nonce] = pong
-        self._writer.send([int(Kind.PING), nonce])
-        try:
-            health: dict[str, Any] = await pong
-        finally:
-            self._pongs.pop(nonce, None)
-        return health
+        if self._controls is None:
+            raise own_copy(self._absence)
+        pong = self._ask(self._controls, self._pongs)
+        if not self.is_watched:
+            self._call_supervisor()
+        return pong
+
+    def beat(self) -> asyncio.Future[dict[str, Any]] | None:
+        """Ask for the runtime's health on nobody's behalf; None when no process listens."""
+        return None if self._controls is None else self._ask(self._controls, self._beats)
 
     def check_open(self) -> None:
         """Raise when no request is taken any more.
@@ -149,185 +190,208 @@ class Connection:
         if self._failure is not None:
             raise own_copy(self._failure)
 
-    def refuse_requests(self) -> None:
-        """Take no more requests: the host closes. Those that were made may still settle."""
-        if self._failure is None:
-            self.multiplexer.flush()
-            self._failure = Closing("this runtime has been closed; start another", phase="close")
+    def attach(self, link: Link) -> None:
+        """A process takes requests: send those that were kept."""
+        self._link, self._writer, self._controls = link, link.writer, link.writer
+        with self.one_write():
+            self.gate.release()
+
+    def suspend(self, *, is_deaf: bool = False) -> None:
+        """Keep new requests: the process will answer those that it has, and no others.
+
+        Args:
+            is_deaf: It reads no cancels and no credit either.
+        """
+        self._writer = None
+        if is_deaf:
+            self._controls = None
+
+    def detach(self, error: IsthmusError, *, is_crash: bool) -> None:
+        """The process has ended: keep what may be sent again, settle the rest with `error`.
+
+        Args:
+            is_crash: Whether what it was doing may have been the reason.
+        """
+        link, self._link = self._link, None
+        if link is None:
+            return
+        self._writer = self._controls = None
+        self._absence = error
+        link.give_up(error)
+        self.replays.note_successes(self._last_id, len(self._requests))
+        requests, self._requests = self._requests, {}
+        at_work: set[str] = set()
+        restoring: list[str] = []
+        failed: list[tuple[Request, IsthmusError]] = []
+        for number, request in requests.items():
+            is_written = number not in self._kept and link.has_written(number, request.mark)
+            if isinstance(request.pending, Restoring):
+                restoring += [request.pending.handle] if is_crash and is_written else []
+            elif number in self._kept:
+                self._requests[number] = request
+            elif (reason := self._why_not_again(request, is_written, error)) is not None:
+                failed.append((request, reason))
+            else:
+                self._requests[number] = request
+                self._kept.keep(number, request)
+            at_work.update(request.at_work if is_written else ())
+        self._kept.sort(self._requests)
+        self.registry.process_ended(at_work if is_crash else ())
+        self._fail_pongs(error)
+        for request, reason in failed:
+            request.pending.on_error(reason)
+        for handle in restoring:
+            self.gate.lose(handle)
 
     def fail(self, error: IsthmusError) -> None:
-        """Settle everything with `error` and end the process."""
-        self._is_broken = True
-        self._writer.close()
-        self._settle_all(error)
-        if self._process is not None:
-            self._process.kill()
+        """Settle everything with `error`, and take no more requests until `reopen`."""
+        if self._failure is None:
+            self._failure = error
+        self._absence = error
+        link, self._link = self._link, None
+        self._writer = self._controls = None
+        if link is not None:
+            link.give_up(error)
+        self._fail_pongs(error)
+        self.multiplexer.fail(error)
+        self.gate.settle_all(error)
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            request.pending.on_error(own_copy(error))
+        self.registry.process_ended(())
 
-    def on_output(self, data: bytes) -> None:
-        """Take bytes; the replies of one read's handlers leave in one write."""
-        if self._is_broken:
-            return
-        self._writer.hold()
-        try:
-            for payload in self._decoder.feed(data):
-                self._on_payload(payload)
-        except IsthmusError as error:
-            self.fail(error)
-        except Exception as error:  # what no rule foresaw must not leave callers waiting
-            self.fail(
-                RemoteProtocolError(
-                    f"a message could not be handled: {type(error).__name__}: {error}",
-                    kind="message",
-                )
-            )
-        finally:
-            self._writer.flush()
+    def reopen(self) -> None:
+        """Take requests again, and keep them."""
+        self._failure = None
 
-    def on_room(self, has_room: bool) -> None:
-        """Let pieces wait, or go on."""
-        if has_room:
-            self._writer.resume()
-        else:
-            self._writer.pause()
+    def close(self) -> None:
+        """Take no more requests: the host closes. What was sent may still settle."""
+        self.multiplexer.flush()
+        self._failure = Closing("this runtime has been closed; start another", phase="close")
+        self.suspend(is_deaf=True)
+        self.gate.settle_all(self._failure)
 
-    def on_input_lost(self) -> None:
-        """Drop what was to be written; the exit settles who waits."""
-        self._writer.close()
-
-    def on_exit(self, report: ExitReport) -> None:
-        """Settle everything that has not settled."""
-        self._writer.close()
-        error = self._reason
-        if error is None:
-            error = RuntimeExited(
-                f"the runtime has ended ({report})",
-                exit_code=report.code,
-                signal=report.signal,
-                stderr_tail=report.stderr_tail,
-            )
-        self._settle_all(error)
-
-    def _on_payload(self, payload: Payload) -> None:
-        try:
-            message = check_message(self._codec.decode(payload))
-        except IsthmusError as error:
-            raise RemoteProtocolError(
-                f"the runtime sent a message that is not of this protocol: {error.message}",
-                kind="message",
-            ) from error
-        kind, first = message[0], message[1]
-        if kind == Kind.DELTA:
-            pending = self._find(first)
-            if pending is not None:
-                pending.on_delta(message[2], message[3])
-        elif kind in (Kind.RESULT, Kind.END):
-            pending = self._settle(first)
-            if pending is not None:
-                pending.on_value(message[2])
-        elif kind == Kind.ERROR:
+    def receive(self, kind: int, message: list[Any]) -> None:
+        """Take a message."""
+        first = message[1]
+        if kind == _DELTA:
+            request = self._find(first)
+            if request is not None:
+                request.pending.on_delta(message[2], message[3])
+        elif kind in (_RESULT, _END):
+            request = self._requests.pop(first, None)
+            if request is not None:
+                request.pending.on_value(message[2])
+            else:
+                self.counters["ignored"] += 1
+        elif kind == _ERROR:
             self._on_error(first, from_wire(message[2]))
-        else:
-            self._on_other(kind, message)
-
-    def _on_other(self, kind: int, message: list[Any]) -> None:
-        if kind == Kind.EVENT:
-            self._on_named_event(message[1], message[2])
-        elif kind == Kind.PIECE:
-            self._on_piece(message)
-        elif kind == Kind.PONG:
-            pong = self._pongs.get(message[1])
+        elif kind == _EVENT:
+            self._on_named_event(first, message[2])
+        elif kind == _PONG:
+            pong = self._pongs.get(first) or self._beats.get(first)
             if pong is not None and not pong.done():
                 pong.set_result(message[2])
-        elif kind == Kind.HELLO:
-            self._on_hello(message[1])
         else:
             self.counters["ignored"] += 1
 
-    def _on_piece(self, message: list[Any]) -> None:
-        if self._is_assembled:
-            raise RemoteProtocolError("the runtime sent a piece inside a piece", kind="pieces")
-        whole = self._pieces.add(message[1], message[2], message[3])
-        if whole is not None:
-            self._is_assembled = True
-            try:
-                self._on_payload(whole)
-            finally:
-                self._is_assembled = False
+    @property
+    def is_sending(self) -> bool:
+        """Whether a process takes requests."""
+        return self._writer is not None
 
-    def _on_hello(self, hello: dict[str, Any]) -> None:
-        version = hello.get("protocol")
-        if version != PROTOCOL_VERSION:
-            raise VersionMismatch(
-                f"the runtime (isthmus {hello.get('runtime')}) speaks protocol version "
-                f"{version!r}, this host version {PROTOCOL_VERSION}; install the same version of "
-                "both",
-                host=PROTOCOL_VERSION,
-                runtime=version,
-            )
-        if self.hello.done():
-            self.counters["ignored"] += 1
-            return
-        assert self._process is not None
-        self._writer = OrderedWriter(self._codec, self._loop, _piece_bytes(hello))
-        self._writer.send([int(Kind.HELLO), {"protocol": PROTOCOL_VERSION, "host": _NAME}])
-        self._writer.attach(self._process.stdin)
-        self.hello.set_result(hello)
+    def write(self, number: int, request: Request) -> None:
+        """Send a request that was kept.
+
+        Raises:
+            LocalProtocolError: It cannot travel.
+        """
+        assert self._writer is not None
+        request.mark = self._writer.bytes_written
+        options = request.options_at(self._loop.time())
+        message = [REQUEST, number, request.method, request.params]
+        self._writer.send([*message, dict(options)] if options else message, number)
+
+    def begin(self, method: str, params: dict[str, Any], pending: Restoring) -> None:
+        """Send a request of the host's own."""
+        number = self._free_id()
+        request = self._requests[number] = Request(method, params, {}, pending, 0.0)
+        self.write(number, request)
+
+    def find(self, number: int) -> Request:
+        """Return an unsettled request."""
+        return self._requests[number]
+
+    def forget(self, number: int) -> None:
+        """A request has settled."""
+        del self._requests[number]
+
+    def _why_not_again(
+        self, request: Request, is_written: bool, error: IsthmusError
+    ) -> IsthmusError | None:
+        """Return what a request that was sent ends with; None when it is sent again."""
+        if is_written:
+            return None if self.replays.take(request) else own_copy(error)
+        if request.is_cancelled:
+            return Cancelled("the request was cancelled before it was sent")
+        return None
 
     def _on_named_event(self, name: str, payload: Any) -> None:
         request = payload.get("request") if isinstance(payload, dict) else None
         if name == "progress" and request is not None:
             pending = self._find(request)
             if pending is not None:
-                pending.on_progress(payload)
+                pending.pending.on_progress(payload)
+        elif name == "closing":
+            self.suspend()
+        elif name == "engine_dead" and self.supervisor is not None:
+            message = payload.get("message") if isinstance(payload, dict) else None
+            self.supervisor.on_engine_dead(str(message or "its engine has died"))
         self._tell(name, payload)
 
-    def _on_error(self, request: int | None, error: IsthmusError) -> None:
-        if request is None:
-            self._reason = error
+    def _on_error(self, number: int | None, error: IsthmusError) -> None:
+        if number is None:
             self._tell("error", error)
             return
-        pending = self._settle(request)
-        if pending is not None:
-            pending.on_error(error)
+        self.replays.errors += 1
+        request = self._find(number)
+        if request is not None:
+            del self._requests[number]
+            request.pending.on_error(error)
 
     def _tell(self, name: str, payload: Any) -> None:
         if self._on_event is not None:
             # The caller's code must not be able to break the reading of the wire.
             self._loop.call_soon(self._on_event, name, payload)
 
-    def _find(self, request: int) -> Pending | None:
-        pending = self._pending.get(request)
-        if pending is None:
+    def _find(self, number: int) -> Request | None:
+        request = self._requests.get(number)
+        if request is None:
             self.counters["ignored"] += 1
-        return pending
+        return request
 
-    def _settle(self, request: int) -> Pending | None:
-        pending = self._find(request)
-        self._pending.pop(request, None)
-        return pending
+    def _ask(
+        self, writer: OrderedWriter, pongs: dict[int, asyncio.Future[Any]]
+    ) -> asyncio.Future[dict[str, Any]]:
+        nonce = self._last_nonce = (self._last_nonce + 1) % REQUEST_ID_LIMIT
+        pong = pongs[nonce] = self._loop.create_future()
+        pong.add_done_callback(lambda done: pongs.pop(nonce, None))
+        pong.add_done_callback(lambda done: done.cancelled() or done.exception())
+        writer.send([PING, nonce])
+        return pong
 
-    def _settle_all(self, error: IsthmusError) -> None:
-        if self._failure is None:
-            self._failure = error
-        if not self.hello.done():
-            self.hello.set_exception(own_copy(error))
-        for pong in self._pongs.values():
+    def _fail_pongs(self, error: IsthmusError) -> None:
+        for pong in (*self._pongs.values(), *self._beats.values()):
             if not pong.done():
                 pong.set_exception(own_copy(error))
-        self.multiplexer.fail(error)
-        pending, self._pending = self._pending, {}
-        for waiting in pending.values():
-            waiting.on_error(own_copy(error))
+
+    def _call_supervisor(self) -> None:
+        if self.supervisor is not None:
+            self.supervisor.on_busy()
 
     def _free_id(self) -> int:
         number = (self._last_id + 1) % REQUEST_ID_LIMIT
-        while number in self._pending:
+        while number in self._requests:
             number = (number + 1) % REQUEST_ID_LIMIT
         self._last_id = number
         return number
-
-
-def _piece_bytes(hello: dict[str, Any]) -> int:
-    limits = hello.get("limits")
-    piece_bytes = limits.get("piece_bytes") if isinstance(limits, dict) else None
-    return min(piece_bytes, PIECE_BYTES) if type(piece_bytes) is int else PIECE_BYTES

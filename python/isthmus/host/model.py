@@ -64,8 +64,8 @@ class Caller(Protocol):
         """Make a call that may share its frame with others."""
         ...
 
-    async def flush_calls(self) -> None:
-        """Send the calls that collect, before what comes next."""
+    async def unload(self, handle: str, *, evict: bool) -> bool:
+        """Give a model's handle back."""
         ...
 
     def stream(
@@ -340,13 +340,25 @@ class Model:
         self.info = ModelInfo.from_wire(await self._call("model_info"))
         return self.info
 
-    async def unload(self) -> bool:
-        """Give this handle back; return whether the model has left memory with it.
+    async def unload(self, *, evict: bool = False) -> bool:
+        """Give this handle back; return whether it was the last reference to the model.
 
-        Calls that were made before it are not harmed.
+        The weights may stay in memory for the next load. Calls that were made before it are not
+        harmed.
+
+        Args:
+            evict: Have the weights leave memory at once, if nobody else has the model.
         """
-        await self._runtime.flush_calls()
-        return bool((await self._call("unload_model"))["unloaded"])
+        return await self._runtime.unload(self.info.model, evict=evict)
+
+    async def set_circuit(self, state: Literal["isolated", "closed"]) -> dict[str, Any]:
+        """Refuse the model's calls until told otherwise, or take them again.
+
+        Returns:
+            What its breaker says of itself: `state`, `generation`, `calls`, `failures`,
+            `slow_calls`, `opened_times`, `retry_after_ms`.
+        """
+        return dict(await self._call("set_circuit", state=state))
 
     async def _one(
         self,

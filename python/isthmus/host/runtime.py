@@ -1,146 +1,72 @@
-"""A running runtime, as a host program sees it: start it, call it, close it.
+"""A running runtime, as a host program sees it: call it, ask how it is, close it.
 
-Arguments become the protocol's params here and in `model.py`; the wire is the connection's, the
-process the process module's. Nothing is restarted and nothing is retried: that is for the caller.
+Arguments become the protocol's params here and in `model.py`; requests are the connection's, the
+processes the keeper's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from ..errors import RuntimeExited, StartFailed, StartTimeout
-from ..limits import DRAIN_GRACE_S, STREAM_CREDIT
+from ..errors import IsthmusError
+from ..limits import HEALTH_ANSWER_MS
 from .batch import Item, Operation
-from .connection import Connection, OnEvent
+from .connection import Connection
+from .keeper import Keeper
 from .lanes import envelope
+from .life import RuntimeState
+from .loading import Loading, Unloading
 from .model import Model
 from .model_info import ModelInfo
-from .process import (
-    ALLOWED_ENVIRONMENT,
-    ExitReport,
-    RuntimeProcess,
-    runtime_environment,
-    spawn,
-)
+from .process import ExitReport
+from .registry import ModelState
 from .streams import Progress, Reply, Stream
 
 T = TypeVar("T")
-
-_DOCTOR: Final = "run `python -m isthmus doctor` with the same interpreter"
-
-
-@dataclass(frozen=True, slots=True)
-class Graces:
-    """How long the end may take.
-
-    Attributes:
-        close_s: Time to drain after the input was closed; then SIGTERM.
-        terminate_s: Time after SIGTERM; then SIGKILL.
-    """
-
-    close_s: float = DRAIN_GRACE_S + 2.0
-    terminate_s: float = 2.0
-
-
-_DEFAULT_GRACES: Final = Graces()
-
-
-async def start(
-    *,
-    python: str = sys.executable,
-    command: Sequence[str] | None = None,
-    runtime_args: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    env_allow: Sequence[str] = ALLOWED_ENVIRONMENT,
-    start_timeout_s: float = 30.0,
-    graces: Graces = _DEFAULT_GRACES,
-    credit: int = STREAM_CREDIT,
-    multiplex: bool = True,
-    on_event: OnEvent | None = None,
-) -> Runtime:
-    """Start a runtime and wait for its hello.
-
-    Args:
-        python: The interpreter that has `isthmus` installed.
-        command: Replaces the whole command line.
-        runtime_args: Further options of `isthmus runtime`.
-        env: Variables added to the runtime's environment.
-        env_allow: Names, or `PREFIX*`, that the runtime inherits.
-        start_timeout_s: Time until its hello.
-        graces: How long its end may take.
-        credit: Default window of streams, in items.
-        multiplex: Whether text calls of one turn of the event loop share frames.
-        on_event: Told of events that belong to no request.
-
-    Raises:
-        StartFailed: It cannot be run, or ends before its hello.
-        StartTimeout: It says no hello in time.
-        VersionMismatch: It speaks another version of the protocol.
-        RemoteProtocolError: What it writes is not the protocol.
-    """
-    # -P keeps the working directory off the import path.
-    default = (python, "-P", "-m", "isthmus", "runtime", *runtime_args)
-    connection = Connection(on_event)
-    process = await spawn(
-        default if command is None else command, runtime_environment(env_allow, env), connection
-    )
-    try:
-        async with asyncio.timeout(start_timeout_s):
-            hello = await connection.hello
-    except BaseException as error:
-        process.kill()
-        await asyncio.shield(asyncio.wait({process.ended}, timeout=graces.terminate_s))
-        shown = _start_error(error, start_timeout_s)
-        if shown is error:
-            raise
-        raise shown from error
-    return Runtime(process, connection, hello, graces, credit, multiplex)
 
 
 class Runtime:
     """A running runtime; made by `start`, ended by `close` or by leaving `async with`.
 
-    Attributes:
-        hello: What it said of itself first.
+    It outlives its processes: when one ends, another is started, and requests wait for it.
     """
 
     def __init__(
-        self,
-        process: RuntimeProcess,
-        connection: Connection,
-        hello: Mapping[str, Any],
-        graces: Graces,
-        credit: int,
-        multiplex: bool,
+        self, keeper: Keeper, connection: Connection, credit: int, multiplex: bool
     ) -> None:
-        self.hello = hello
-        self._process = process
+        self._keeper = keeper
         self._connection = connection
-        self._graces = graces
         self._credit = credit
         self._is_multiplexed = multiplex
-        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> RuntimeState:
+        """Where in its life it is."""
+        return self._keeper.state
+
+    @property
+    def hello(self) -> Mapping[str, Any]:
+        """What its newest process said of itself first."""
+        return self._keeper.hello
 
     @property
     def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
+        """The id of its newest process."""
+        return self._keeper.process.pid
 
     @property
     def stderr(self) -> str:
-        """The last 64 KiB of its standard error."""
-        return self._process.stderr
+        """The last 64 KiB of its newest process's standard error."""
+        return self._keeper.process.stderr
 
     @property
     def closed(self) -> asyncio.Future[ExitReport]:
-        """Settles when the process has ended, with how."""
-        return self._process.ended
+        """Settles when it has ended for good, with how its last process ended."""
+        return self._keeper.closed
 
     @property
     def in_flight(self) -> int:
@@ -176,8 +102,11 @@ class Runtime:
     ) -> Any:
         """Send a request and return its result; cancelling the task cancels the request.
 
+        Models that are loaded by this instead of `load_model` are not loaded again by themselves.
+
         Args:
-            deadline_ms: Time from its arrival at the runtime to its end.
+            deadline_ms: Time from its arrival at the runtime to its end; while no process takes
+                requests, from now on.
             on_progress: Told of its progress events.
             on_abandoned: Given a result that came although its caller had been cancelled.
 
@@ -214,10 +143,6 @@ class Runtime:
             result = await self.call(operation.method, params, deadline_ms=deadline_ms)
         return operation.read(result)
 
-    async def flush_calls(self) -> None:
-        """Send the calls that collect; return when nothing that comes next can overtake them."""
-        await self._connection.flush_calls()
-
     def stream(
         self,
         method: str,
@@ -245,6 +170,10 @@ class Runtime:
         adapter_path: str | None = None,
         trust_remote_code: bool = False,
         local_files_only: bool = False,
+        pin: bool | None = None,
+        idle_timeout_ms: float | None = None,
+        kv_tokens: int | None = None,
+        replace: Model | None = None,
         on_progress: Progress | None = None,
         deadline_ms: float | None = None,
     ) -> Model:
@@ -252,25 +181,43 @@ class Runtime:
 
         Args:
             source: A folder, a Hugging Face id, `default` or `default-draft`.
+            pin: Keep it in memory whether or not anybody uses it; False ends that.
+            idle_timeout_ms: How long it stays in memory once nobody has it; 0 for not at all.
+            kv_tokens: Tokens of KV cache that memory is kept free for.
+            replace: A model to give back for it; where there is no room for both, it leaves first.
 
         Raises:
+            MemoryLimit: It does not fit.
             IsthmusError: Why it cannot be loaded.
         """
+        optional = {
+            "pin": pin,
+            "idle_timeout_ms": idle_timeout_ms,
+            "kv_tokens": kv_tokens,
+            "replace": None if replace is None else replace.info.model,
+        }
         params = {
             "source": source,
             "revision": revision,
             "adapter_path": adapter_path,
             "trust_remote_code": trust_remote_code,
             "local_files_only": local_files_only,
+            **{name: value for name, value in optional.items() if value is not None},
         }
-        info = await self.call(
-            "load_model",
-            params,
-            deadline_ms=deadline_ms,
-            on_progress=on_progress,
-            on_abandoned=self._give_back,
-        )
+        registry = self._connection.registry
+        loading = Loading(registry, params, on_progress, self._give_back)
+        sent = {**params, **registry.revival(params)}
+        if replace is not None and registry.state_of(replace.info.model) is ModelState.LOST:
+            del sent["replace"]
+        info = await self._answer("load_model", sent, loading, deadline_ms)
         return Model(self, ModelInfo.from_wire(info))
+
+    async def unload(self, handle: str, *, evict: bool = False) -> bool:
+        """Give a model's handle back; return whether it was the last reference."""
+        await self._connection.flush_calls()
+        params = {"model": handle, **({"evict": True} if evict else {})}
+        unloading = Unloading(self._connection.registry, handle)
+        return bool((await self._answer("unload_model", params, unloading))["unloaded"])
 
     async def list_models(self) -> list[ModelInfo]:
         """Return what is loaded."""
@@ -293,48 +240,108 @@ class Runtime:
         finally:
             await items.aclose()
 
+    async def inject_fault(self, spec: str) -> Any:
+        """Arm a fault, such as `engine.step:crash:after=5`, in a runtime started with `faults`."""
+        return await self.call("inject_fault", {"spec": spec})
+
+    async def clear_faults(self) -> Any:
+        """Disarm all faults."""
+        return await self.call("clear_faults")
+
     async def health(self) -> dict[str, Any]:
-        """Return the runtime's health (docs/protocol.md, section 2.5)."""
-        return dict(await self.call("health"))
+        """Say how it is; in every state, and without waiting for a restart.
+
+        Returns:
+            `state`; `is_ready`, and if it is not, why: `reason`; `restarts`, the times that it ran
+            again; `last_exit`, how its last process ended; `silent_ms`, how long it has sent
+            nothing though it is waited for; `runtime`, its own health (docs/protocol.md, section
+            2.5), None when it does not answer.
+        """
+        own = await self._ask_health()
+        reason = self._why_not_ready(own)
+        return {
+            "state": self.state.value,
+            "is_ready": reason is None,
+            "reason": reason,
+            "restarts": self._keeper.restarts,
+            "last_exit": self._keeper.last_exit,
+            "silent_ms": self._keeper.silent_ms,
+            "runtime": own,
+        }
 
     async def stats(self) -> dict[str, Any]:
-        """Return the runtime's counters, and as `calls` this host's: frames and calls of each
-        operation, model and options."""
-        return {**await self.call("stats"), "calls": self._connection.multiplexer.stats()}
+        """Return the runtime's counters, as `calls` this host's frames and calls of each operation,
+        model and options, and as `supervision` what became of its processes."""
+        own = await self.call("stats")
+        replays = self._connection.replays
+        supervision = {
+            "state": self.state.value,
+            "restarts": self._keeper.restarts,
+            "replayed": replays.replayed,
+            "restored": self._connection.gate.restored,
+            "refused_by_budget": replays.refused_by_budget,
+            "budget_tokens": replays.budget_tokens,
+        }
+        calls = self._connection.multiplexer.stats()
+        return {**own, "calls": calls, "supervision": supervision}
 
     async def ping(self) -> dict[str, Any]:
-        """Return the runtime's health by a ping, which is no request."""
+        """Return the health of its process by a ping, which is no request and waits for no restart.
+
+        Raises:
+            IsthmusError: No process listens.
+        """
         return await self._connection.ping()
+
+    async def restart(self) -> None:
+        """Have another process, also when it has been given up; return when it runs.
+
+        One that runs may finish what it has; what comes meanwhile waits.
+
+        Raises:
+            Closing: It has been closed.
+            RuntimeFailed: It ended too often.
+        """
+        await self._keeper.restart()
 
     async def close(self) -> None:
         """End the runtime; what is in flight has the drain's grace to settle. May be repeated."""
-        if self._closing is None:
-            self._connection.refuse_requests()
-            self._closing = asyncio.create_task(self._stop())
-        await asyncio.shield(self._closing)
+        await self._keeper.close()
 
-    async def _stop(self) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._graces.close_s
-        with contextlib.suppress(TimeoutError):
-            # What waits for the runtime to read would be lost with the pipe.
-            async with asyncio.timeout_at(until):
-                await self._connection.flush_calls()
-        await self._process.stop(max(until - loop.time(), 0.0), self._graces.terminate_s)
+    async def _answer(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        reply: Reply,
+        deadline_ms: float | None = None,
+    ) -> Any:
+        request = self._connection.request(method, params, envelope(deadline_ms), reply)
+        try:
+            return await reply.future
+        except asyncio.CancelledError:
+            self._connection.cancel(request)
+            raise
 
-    def _give_back(self, info: Mapping[str, Any]) -> None:
+    async def _ask_health(self) -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(HEALTH_ANSWER_MS / 1_000):
+                return await self._connection.ping()
+        except (IsthmusError, TimeoutError):
+            return None
+
+    def _why_not_ready(self, own: Mapping[str, Any] | None) -> str | None:
+        if self.state is not RuntimeState.RUNNING:
+            error = self._keeper.last_error
+            return f"it is {self.state}" + ("" if error is None else f": {error.message}")
+        if own is None:
+            return f"its process does not answer within {HEALTH_ANSWER_MS:g} ms"
+        engine = own.get("engine")
+        if isinstance(engine, Mapping) and engine.get("state") == "dead":
+            return "its engine has died"
+        return None
+
+    def _give_back(self, handle: str) -> None:
         """Unload a model whose load was cancelled when it had already settled."""
-        self._connection.request("unload_model", {"model": info["model"]}, {}, Reply())
-
-
-def _start_error(error: BaseException, timeout_s: float) -> BaseException:
-    """Return what the caller of `start` should see instead of `error`."""
-    if isinstance(error, TimeoutError):
-        return StartTimeout(
-            f"the runtime said no hello within {timeout_s:g} s; {_DOCTOR}", phase="start"
-        )
-    if isinstance(error, RuntimeExited):
-        failure = StartFailed(f"{error.message}; {_DOCTOR}", phase="start")
-        failure.details = {**error.details, "cause": "exited"}
-        return failure
-    return error
+        unloading = Unloading(self._connection.registry, handle)
+        with contextlib.suppress(IsthmusError):
+            self._connection.request("unload_model", {"model": handle}, {}, unloading)

@@ -22,6 +22,11 @@ Progress = Callable[[dict[str, Any]], object]
 class Pending(Protocol):
     """An unsettled request, as the connection sees it."""
 
+    @property
+    def has_received(self) -> bool:
+        """Whether a part of its answer has arrived, and may have been acted on."""
+        ...
+
     def on_delta(self, count: int, payload: Any) -> None:
         """Stream items arrived."""
         ...
@@ -58,6 +63,8 @@ class Reply:
         on_progress: Told of progress events.
         on_abandoned: Given the value when nobody waits for it any more.
     """
+
+    has_received = False
 
     def __init__(
         self,
@@ -116,6 +123,11 @@ class Stream:
         self._is_read = False
         self._is_cancelled = False
         self._is_abandoned = False
+
+    @property
+    def has_received(self) -> bool:
+        """Whether items have arrived."""
+        return self.received > 0
 
     def on_delta(self, count: int, payload: Any) -> None:
         """Keep items until they are read."""

@@ -40,5 +40,10 @@ def verify_adapter(folder: Path) -> Path:
     return folder
 
 
+def adapter_bytes(folder: Path) -> int:
+    """Return the size of a verified adapter's weights."""
+    return sum(tensor.size_bytes for tensor in read_header(folder / _WEIGHTS).tensors)
+
+
 def _failed(message: str, folder: Path, cause: str = "missing_adapter") -> ModelLoadFailed:
     return ModelLoadFailed(message, phase="load", cause=cause, path=str(folder))

@@ -89,7 +89,7 @@ def read_config(folder: Path, names: frozenset[str]) -> dict[str, Any]:
     """
     config = read_object(folder, "config.json", CONFIG_LIMIT_BYTES)
     _check_depth(config)
-    for part in (config, *_inner_configs(config)):
+    for part in (config, *inner_configs(config)):
         _check_numbers(part, NUMBER_LIMITS)
     _check_quantization(config)
     if "generation_config.json" in names:
@@ -144,7 +144,7 @@ def quantization_of(config: Mapping[str, Any]) -> Mapping[str, int] | None:
 
 def stated_size(config: Mapping[str, Any], fields: Sequence[str]) -> int | None:
     """Return the first of the fields that states one from 1 to 2**31 - 1, inner objects last."""
-    for part in (config, *_inner_configs(config)):
+    for part in (config, *inner_configs(config)):
         for field in fields:
             value = part.get(field)
             if type(value) is int and 0 < value < 2**31:
@@ -168,7 +168,12 @@ def _check_depth(config: dict[str, Any]) -> None:
         raise load_failed("bad_config", f"config.json nests over {JSON_DEPTH_LIMIT} deep.")
 
 
-def _inner_configs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def inner_configs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the configurations inside one, such as that of a multimodal model's text part.
+
+    Raises:
+        ModelLoadFailed: With cause `bad_config`.
+    """
     for name in _INNER_CONFIGS:
         if not isinstance(config.get(name), dict | None):
             raise bad_config(name, "is not an object")

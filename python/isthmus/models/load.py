@@ -1,22 +1,29 @@
-"""Loads a verified folder: weights on the engine thread, the tokenizer beside it.
+"""What a loaded model is, and how its tokenizer is loaded.
 
-mlx-lm does the loading. What it may raise becomes `ModelLoadFailed` with a cause; weights are
-evaluated and checked for NaN at once, inside the same `try`, because mlx loads lazily. One token is
-run through the model before anybody waits for it.
+A model stays in memory while somebody has a reference, while it is pinned, or while work holds a
+lease on its weights; `Stay` says what becomes of it after that. The weights are loaded by
+`network.py`, handles are given out by `cache.py`. Fields are written on the event loop only, the
+network is touched on the engine thread only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import enum
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from ..errors import IsthmusError, ModelLoadFailed
+from ..errors import ModelLoadFailed, ModelNotLoaded
+from ..limits import MODEL_IDLE_TIMEOUT_S
 from ..text.tokenizer import TextTokenizer
+from .room import NO_ROOM, Room
 from .verify import VerifiedModel
 
 T = TypeVar("T")
+
+Progress = Callable[[str, int, int, str], None]
+"""Told `(stage, done, total, unit)` while a model loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +37,63 @@ class Source:
     local_files_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a caller wants to have a model; equal sources share one load whatever these are.
+
+    Attributes:
+        pin: Whether it stays without references; None leaves that as it is.
+        idle_timeout_s: How long it stays once nobody has a reference; None leaves that as it is.
+        replace: A handle of which one reference is given back.
+        kv_tokens: Tokens of KV cache that room is kept for.
+        handle: The name that it must have: a host restores the one it had.
+        references: How many are taken; 0 only loads.
+        prior_failures: Ends of the runtime so far with calls of this model in flight.
+    """
+
+    pin: bool | None = None
+    idle_timeout_s: float | None = None
+    replace: str | None = None
+    kv_tokens: int | None = None
+    handle: str | None = None
+    references: int = 1
+    prior_failures: int = 0
+
+
+class Stay(enum.Enum):
+    """Whether a model stays in memory."""
+
+    RESIDENT = "resident"
+    """The next load of its source takes it."""
+    CONDEMNED = "condemned"
+    """It leaves when the work on it has ended."""
+    LEAVING = "leaving"
+    """The engine thread is giving its memory back."""
+    GONE = "gone"
+
+
+STAYS: Final[Mapping[Stay, frozenset[Stay]]] = {
+    Stay.RESIDENT: frozenset({Stay.CONDEMNED, Stay.LEAVING}),
+    Stay.CONDEMNED: frozenset({Stay.LEAVING}),
+    Stay.LEAVING: frozenset({Stay.GONE}),
+    Stay.GONE: frozenset(),
+}
+"""What may follow what."""
+
+
 @dataclass(slots=True, eq=False)
 class LoadedModel:
     """A model that can be used.
 
     Attributes:
-        handle: Its name on the wire.
+        handle: Its name on the wire; `names` has further ones.
         network: The mlx-lm model; touched on the engine thread only.
         tokenizer: For the loop and the text threads.
+        room: What it holds of the memory budget.
+        leases: Pieces of work on its weights that have not ended.
+        idle_since: Monotonic seconds since when nothing uses it.
+        used: When it was used last: a count of uses of all models, not a time.
+        on_free: Told when the last lease ended and nobody has a reference.
     """
 
     handle: str
@@ -48,7 +104,45 @@ class LoadedModel:
     vocab_size: int
     load_ms: float
     references: int = 0
+    room: Room = NO_ROOM
+    names: set[str] = field(default_factory=set)
+    is_pinned: bool = False
+    idle_timeout_s: float = MODEL_IDLE_TIMEOUT_S
+    idle_since: float | None = None
+    prior_failures: int = 0
+    leases: int = 0
+    used: int = 0
+    stay: Stay = Stay.RESIDENT
+    on_free: Callable[[LoadedModel], None] | None = field(default=None, repr=False)
     _operations: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it must not be evicted."""
+        return self.references > 0 or self.is_pinned or self.leases > 0
+
+    def enter(self, stay: Stay) -> None:
+        """Go to the next state.
+
+        Raises:
+            ValueError: It does not follow the present one.
+        """
+        if stay not in STAYS[self.stay]:
+            raise ValueError(f"{self.handle} cannot go from {self.stay.value} to {stay.value}")
+        self.stay = stay
+
+    def lease(self) -> Lease:
+        """Return what keeps the weights in memory: `with model.lease():` around work on them.
+
+        Raises:
+            ModelNotLoaded: They have left it.
+        """
+        if self.stay is Stay.LEAVING or self.stay is Stay.GONE:
+            raise ModelNotLoaded(
+                f"{self.handle} was unloaded before the work on it began; load it again",
+                model=self.handle,
+            )
+        return Lease(self)
 
     def operation(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what can be done on this model under `key`, made on its first use."""
@@ -62,11 +156,11 @@ class LoadedModel:
         self.network = None
         self._operations.clear()
 
-    def info(self) -> dict[str, Any]:
-        """Return the model info of the protocol (section 3)."""
+    def info(self, handle: str | None = None) -> dict[str, Any]:
+        """Return the model info of the protocol (section 3), under one of its names."""
         quantization = self.verified.quantization
         return {
-            "model": self.handle,
+            "model": handle or self.handle,
             "source": self.source.source,
             "path": str(self.verified.path),
             "architecture": self.verified.architecture,
@@ -79,32 +173,28 @@ class LoadedModel:
             "eos_token_ids": sorted(self.tokenizer.end_tokens),
             "has_chat_template": self.tokenizer.has_chat_template,
             "references": self.references,
+            "pinned": self.is_pinned,
+            "bytes": self.room.total_bytes,
             "load_ms": self.load_ms,
         }
 
 
-def load_network(folder: Path, adapter: Path | None, trust_remote_code: bool) -> tuple[Any, int]:
-    """Load, evaluate and check the weights, and run one token; on the engine thread.
+class Lease:
+    """Work on a model's weights, as a context manager."""
 
-    Returns:
-        The mlx-lm model, and the columns of its logits.
+    __slots__ = ("_model",)
 
-    Raises:
-        ModelLoadFailed: With cause `unsupported_type`, `not_finite` or `load_failed`.
-    """
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_adapters, load_model
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
 
-    with _failures(folder):
-        network, _ = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
-        if adapter is not None:
-            network = load_adapters(network, str(adapter))
-            network.eval()
-        parameters = dict(tree_flatten(network.parameters()))
-        mx.eval(parameters)
-        _check_finite(folder, parameters)
-        return network, _warm_up(network)
+    def __enter__(self) -> None:
+        self._model.leases += 1
+
+    def __exit__(self, *_: object) -> None:
+        model = self._model
+        model.leases -= 1
+        if not model.leases and model.references <= 0 and model.on_free is not None:
+            model.on_free(model)
 
 
 def load_tokenizer(folder: Path, eos_token_ids: list[int] | None) -> Any:
@@ -123,56 +213,3 @@ def load_tokenizer(folder: Path, eos_token_ids: list[int] | None) -> Any:
             phase="load",
             cause="bad_tokenizer",
         ) from error
-
-
-def _warm_up(network: Any) -> int:
-    """Run one token through the model; return the columns of its logits."""
-    import mlx.core as mx
-
-    logits = network(mx.array([[0]]))
-    mx.eval(logits)
-    return int(logits.shape[-1])
-
-
-def _check_finite(folder: Path, parameters: dict[str, Any]) -> None:
-    import mlx.core as mx
-
-    floating = {
-        name: mx.isfinite(mx.sum(array.astype(mx.float32)))
-        for name, array in parameters.items()
-        if mx.issubdtype(array.dtype, mx.floating)
-    }
-    mx.eval(floating)
-    broken = [name for name, is_finite in floating.items() if not is_finite.item()]
-    if broken:
-        raise ModelLoadFailed(
-            f"the weights in {folder} are not finite: {broken[0]} and "
-            f"{len(broken) - 1} more hold NaN or infinity; download or convert the model again",
-            phase="load",
-            cause="not_finite",
-            tensor=broken[0],
-        )
-
-
-class _failures:
-    """Turns what mlx-lm raises while it loads `folder` into ModelLoadFailed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, IsthmusError) or not isinstance(error, Exception):
-            return
-        cause = "unsupported_type" if "not supported" in str(error) else "load_failed"
-        raise ModelLoadFailed(
-            f"the model in {self._folder} cannot be loaded: {type(error).__name__}: {error}",
-            phase="load",
-            cause=cause,
-        ) from error
-
-
-Progress = Callable[[str, int, int, str], None]
-"""Told `(stage, done, total, unit)` while a model loads."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import platform
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from typing import Any
 from .. import __version__
 from ..engine.blas import Blas
 from ..engine.thread import EngineThread
-from ..errors import EngineDead
+from ..errors import EngineDead, IsthmusError
+from ..faults import Faults, Point
 from ..limits import (
     DEPTH_LIMIT,
     IN_FLIGHT_LIMIT,
@@ -23,30 +25,36 @@ from ..limits import (
     PROTOCOL_VERSION,
     WRITE_WATERMARK_BYTES,
 )
-from ..models.cache import ModelCache
+from ..models.cache import CacheSettings, ModelCache
+from ..models.load import LoadOptions, Source
+from ..models.making import FolderMaker
 from ..multiplex.multiplexer import Multiplexer
+from ..resilience.breaker import Transition
+from ..resilience.registry import Resilience
+from ..resilience.retry import Retrier
 from ..settings import Settings
-from ..text.pool import TextPool
 from ..transport.claim import ClaimedPipes
 from ..transport.parent import ParentWatch, is_unread
 from ..transport.stdio import StdioTransport, open_stdio
-from ..transport.writer import OrderedWriter
 from ..wire.codec import Codec, JsonCodec, MsgpackCodec
 from ..wire.frames import FrameDecoder
 from ..wire.lines import LineDecoder
+from ..wire.messages import Kind
 from .health import LoopLag, resident_bytes
+from .instrumented import instrument, make_decoder, make_operations, make_writer
 from .log import log
-from .methods import basic, compatibility, draft, generate, models, status, text
+from .methods import basic, compatibility, draft, generate, models, resilience, status, text
 from .router import Router
 from .server import Server
 from .services import Services
-from .text_operations import TextOperations
 
 Extend = Callable[[Router, Services], None]
 """Adds methods of a host program's own."""
 
 _ENGINE_STOP_S = 1.0
 _FLUSH_S = 1.0
+_TAG_BYTES = 3
+"""Random bytes in model handles, so that those of one runtime mean nothing to the next."""
 _BACKLOG_LIMIT_BYTES = 16 * WRITE_WATERMARK_BYTES
 """Unread output above which no more input is read."""
 
@@ -83,15 +91,34 @@ class Runtime:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._codec: Codec = JsonCodec() if settings.codec == "json" else MsgpackCodec()
-        self._writer = OrderedWriter(self._codec, loop, settings.piece_bytes)
-        self._engine = EngineThread(loop, import_models)
+        faults = None if settings.faults is None else Faults.parse(settings.faults)
+        self._faults = faults
+        self._writer = make_writer(self._codec, loop, settings.piece_bytes, faults)
+        self._engine = EngineThread(loop, import_models, faults=faults)
         self._engine.on_dead = self._on_engine_dead
         self._engine.on_turn_end = self._writer.flush
-        self._text = TextPool()
         self._multiplexer = Multiplexer(group.create_task, loop)
-        models = ModelCache(self._engine, settings.model_roots)
-        operations = TextOperations(self._text, self._multiplexer)
-        services = Services(settings, self._engine, models, operations, self._multiplexer)
+        retrier = Retrier()
+        models = ModelCache(
+            FolderMaker(self._engine, settings.model_roots, retrier),
+            CacheSettings(settings.model_memory_bytes, settings.model_idle_timeout_s),
+            secrets.token_hex(_TAG_BYTES),
+            self.tell,
+        )
+        services = Services(
+            settings=settings,
+            engine=self._engine,
+            models=models,
+            text=make_operations(self._multiplexer, faults),
+            multiplexer=self._multiplexer,
+            resilience=Resilience(
+                lambda handle: any(model.handle == handle for model in models.list()),
+                self._engine.wait_ms,
+                self._on_transition,
+                retrier=retrier,
+            ),
+            faults=faults,
+        )
         self._services = services
         router = _router(services, self, extend)
         self.server = Server(
@@ -104,6 +131,8 @@ class Runtime:
             self._multiplexer,
         )
         self._lag = LoopLag(loop, self._on_tick)
+        self._group = group
+        self._preloading: asyncio.Task[None] | None = None
         self._transport: StdioTransport | None = None
         self._is_paused = False
 
@@ -111,15 +140,17 @@ class Runtime:
         """Say hello, then read, then let the engine import the model libraries."""
         is_json = self._codec.name == "json"
         limit = self._settings.frame_limit_bytes
-        decoder = LineDecoder(limit) if is_json else FrameDecoder(limit)
+        decoder = make_decoder(LineDecoder(limit) if is_json else FrameDecoder(limit), self._faults)
         self._handle_signals()
         self._loop.set_exception_handler(_log_defect)
         self._transport = await open_stdio(
-            self._pipes, self.server, decoder, self._writer, self.server.say_hello
+            self._pipes, self.server, decoder, self._writer, self._say_hello
         )
         self._multiplexer.on_drained = self._check_pressure
         self._writer.on_drained = self._check_pressure
         self._engine.start()
+        if self._settings.preload:
+            self._preloading = self._group.create_task(self._preload())
 
     async def stop(self) -> None:
         """Drain, flush and end the engine; every wait is bounded, and none when nobody reads."""
@@ -127,9 +158,11 @@ class Runtime:
         await self.server.drain(0.0 if is_alone else self._settings.drain_grace_s)
         if not is_alone:
             await self._flush()
+        if self._preloading is not None:
+            self._preloading.cancel()
         await self._services.models.close()
         self._lag.stop()
-        self._text.close()
+        self._services.text.pool.close()
         # While it imports its libraries it cannot hear us, and it holds nothing worth a wait.
         is_importing = self._engine.health()["state"] == "starting"
         wait_s = 0.0 if is_alone or is_importing else _ENGINE_STOP_S
@@ -139,6 +172,10 @@ class Runtime:
     async def room(self) -> None:
         """Wait until the host has taken what is written."""
         await self._writer.room()
+
+    def tell(self, event: str, payload: dict[str, Any]) -> None:
+        """Send an event that belongs to no request."""
+        self._writer.send([int(Kind.EVENT), event, payload])
 
     def health(self) -> dict[str, Any]:
         """Return the protocol's health (section 2.5)."""
@@ -157,8 +194,21 @@ class Runtime:
             "bytes_written": self._writer.bytes_written,
             "writer_backlog_bytes": self._writer.backlog_bytes,
             "batches": self._multiplexer.stats(),
-            "templates_ended": self._text.templates_ended,
+            "templates_ended": self._services.text.pool.templates_ended,
+            "models": self._services.models.stats(),
+            **self._services.resilience.stats(),
         }
+
+    async def _preload(self) -> None:
+        """Load and pin what the settings name, one after the other; a failure is told."""
+        for source in self._settings.preload:
+            try:
+                await self._services.models.load(
+                    Source(source), lambda *_: None, LoadOptions(pin=True, references=0)
+                )
+            except IsthmusError as error:
+                log("error", f"preload: {error.message}", source=source, code=error.code)
+                self.tell("preload_failed", {"source": source, "error": error.to_wire()})
 
     def _handle_signals(self) -> None:
         # A Ctrl-C reaches the whole process group; what to do is the host's decision.
@@ -166,9 +216,16 @@ class Runtime:
         if sys.platform != "win32":
             self._loop.add_signal_handler(signal.SIGTERM, self.server.on_input_closed, None)
 
+    def _say_hello(self) -> None:
+        if self._faults is not None:
+            self._faults.strike(Point.HELLO)
+        self.server.say_hello()
+
     def _on_tick(self) -> None:
         if self._parent.is_orphaned():
             os._exit(0)
+        if self._faults is not None:
+            self._faults.strike(Point.LOOP)
         self._check_pressure()
 
     def _check_pressure(self) -> None:
@@ -189,6 +246,19 @@ class Runtime:
 
     def _on_engine_dead(self, error: EngineDead) -> None:
         log("error", error.message)
+        self.tell("engine_dead", {"message": error.message})
+
+    def _on_transition(self, handle: str, change: Transition) -> None:
+        self.tell(
+            "breaker",
+            {
+                "model": handle,
+                "from": change.before.value,
+                "to": change.after.value,
+                "reason": change.reason,
+                "retry_after_ms": change.retry_after_ms,
+            },
+        )
 
     async def _flush(self) -> None:
         """Wait until the host has taken what is written, for a bounded time."""
@@ -224,8 +294,14 @@ def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Rout
     draft.register(router, services)
     compatibility.register(router, services)
     status.register(router, runtime.health, runtime.stats)
+    resilience.register(router, services)
     if extend is not None:
         extend(router, services)
+    if services.faults is None:
+        return router
+    router = instrument(router, services.faults)
+    # Behind the others, so that no fault of requests keeps them from being heard.
+    resilience.register_faults(router, services.faults)
     return router
 
 
@@ -246,4 +322,5 @@ def _hello(settings: Settings, codec: Codec, router: Router, blas: Blas) -> dict
         },
         "methods": router.names,
         "blas": blas.to_wire(),
+        **({} if settings.faults is None else {"faults": True}),
     }

@@ -1,16 +1,24 @@
-"""The verification of drafts as one operation of a model: many at once, on the engine thread."""
+"""The verification of drafts as one operation of a model: many at once, on the engine thread.
+
+Each batch is one guarded call: it has one permit of the model's breaker, and is tried again as a
+whole after a failure that passes. Of the drafts of a batch some may fail alone; the batch counts as
+failed when at least half of those that the model answered for did.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..engine.thread import EngineThread
-from ..errors import ModelNotLoaded
+from ..errors import Cancelled, InternalError
+from ..faults import Faults, Point
 from ..models.load import LoadedModel
 from ..multiplex.multiplexer import Outcome
+from ..resilience.guard import Guard, Weight, weigh
 from .requests import Call
 
 _BATCH_TOKENS = 262_144
@@ -39,10 +47,19 @@ class CheckDraft:
 
     batch_cost = _BATCH_TOKENS
 
-    def __init__(self, engine: EngineThread, model: LoadedModel, chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: EngineThread,
+        model: LoadedModel,
+        chunk_tokens: int,
+        guard: Guard,
+        faults: Faults | None,
+    ) -> None:
         self._engine = engine
         self._model = model
         self._chunk_tokens = chunk_tokens
+        self._guard = guard
+        self._faults = faults
         self.label = f"check_draft {model.handle}"
 
     def cost(self, item: DraftRequest) -> int:
@@ -58,43 +75,117 @@ class CheckDraft:
         return asyncio.ensure_future(self._verify(items))
 
     async def _verify(self, items: Sequence[DraftRequest]) -> list[Outcome]:
-        network = self._model.network
-        if network is None:
-            raise ModelNotLoaded(
-                f"{self._model.handle} was unloaded before the draft was verified; load it again",
-                model=self._model.handle,
-            )
         for item in items:
             item.call.phase = "queue"
-        work = _Verification(network, self._model.vocab_size, items, self._chunk_tokens)
-        await self._engine.run_steps(work)
+        try:
+            with self._model.lease():
+                work = await self._guard.call(lambda: self._attempt(items), measure=_seconds)
+        except (_Failed, _Unjudged) as error:
+            return error.outcomes
         return work.outcomes
+
+    async def _attempt(self, items: Sequence[DraftRequest]) -> _Verification:
+        """Verify once.
+
+        Raises:
+            _Failed: At least half of what the model answered for failed.
+            _Unjudged: It answered for none: all were cancelled, or wrong.
+            Exception: Of the batch as a whole.
+        """
+        model = self._model
+        work = _Verification(
+            model.network,
+            model.vocab_size,
+            items,
+            self._chunk_tokens,
+            None if self._faults is None else self._strike,
+        )
+        await self._engine.run_steps(work)
+        outcomes, now = work.outcomes, time.monotonic()
+        weights = [
+            _weigh(item, outcome, now) for item, outcome in zip(items, outcomes, strict=True)
+        ]
+        failed, answered = weights.count(Weight.FAILURE), weights.count(None)
+        if failed and failed >= answered:
+            raise _Failed(outcomes)
+        if not answered:
+            raise _Unjudged(outcomes)
+        return work
+
+    def _strike(self) -> None:
+        assert self._faults is not None
+        self._faults.strike(Point.DRAFT, self._model.handle)
+
+
+class _Failed(InternalError):
+    """A batch that counts as failed, with what came of each draft."""
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        super().__init__("at least half of a batch of drafts failed")
+        self.outcomes = outcomes
+
+
+class _Unjudged(Cancelled):
+    """A batch that says nothing of the model, with what came of each draft."""
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        super().__init__("nothing of a batch of drafts was verified")
+        self.outcomes = outcomes
+
+
+def _weigh(item: DraftRequest, outcome: Outcome, now: float) -> Weight | None:
+    """Return what a draft's outcome says of the model; None that it answered."""
+    if isinstance(outcome, Exception):
+        return weigh(outcome)
+    deadline_at = item.call.deadline_at
+    if item.call.is_settled:
+        is_late = deadline_at is not None and now >= deadline_at and item.call.phase == "running"
+        return Weight.FAILURE if is_late else Weight.NEUTRAL
+    return None
 
 
 class _Verification:
     """One batch on the engine thread."""
 
     def __init__(
-        self, network: Any, vocab_size: int, items: Sequence[DraftRequest], chunk_tokens: int
+        self,
+        network: Any,
+        vocab_size: int,
+        items: Sequence[DraftRequest],
+        chunk_tokens: int,
+        before: Callable[[], None] | None,
     ) -> None:
         self._network = network
         self._vocab_size = vocab_size
         self._items = items
         self._chunk_tokens = chunk_tokens
+        self._before = before
         self._batch: Any = None
+        self._began_at = self._stepped_at = 0.0
 
     @property
     def outcomes(self) -> list[Outcome]:
         """Verdicts and errors, once it is done."""
         return list(self._batch.results)
 
+    @property
+    def seconds(self) -> float:
+        """How long it has run, since its first step."""
+        return self._stepped_at - self._began_at
+
     def step(self) -> bool:
         """Do one unit of work; return whether it is done."""
         if self._batch is None:
+            self._began_at = time.monotonic()
             for item in self._items:
-                item.call.phase = "running"
+                if not item.call.is_settled:
+                    item.call.phase = "running"
+            if self._before is not None:
+                self._before()
             self._open()
-        return bool(self._batch.step())
+        is_done = bool(self._batch.step())
+        self._stepped_at = time.monotonic()
+        return is_done
 
     def _open(self) -> None:
         from ..engine.draft import DraftBatch, DraftItem
@@ -118,3 +209,7 @@ class _Verification:
             self._chunk_tokens,
             lambda index: not self._items[index].call.is_settled,
         )
+
+
+def _seconds(work: _Verification) -> float:
+    return work.seconds

@@ -1,7 +1,8 @@
 """One `generate` on the event loop: gathers tokens into deltas and settles the call.
 
 A cancel or deadline settles the request at once with what it has; the engine drops the job within
-one step.
+one step. A failure that may pass, before any token, ends the attempt and leaves the call to the
+next one; any other settles it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..engine.job import Job, Outcome, Phase
 from ..engine.thread import EngineThread
 from ..errors import Cancelled, DeadlineExceeded, InternalError, IsthmusError, own_copy
 from ..limits import CREDIT_LIMIT
+from ..resilience.guard import is_retried
 from ..wire.codec import token_ids
 from .generate_options import GenerateOptions
 from .requests import Call
@@ -44,6 +46,9 @@ class Generation:
         self.job: Job | None = None
         """Set once the engine has it."""
         self.done = asyncio.Event()
+        """Set when the attempt is over."""
+        self.failure: IsthmusError | None = None
+        """Set with `done`: how the attempt ended, if not well."""
         self.unchecked: Outcome | None = None
         """Set with `done` when the output is complete and must be checked before it settles."""
         self._engine = engine
@@ -67,6 +72,12 @@ class Generation:
     def text(self) -> str:
         """All of the text; kept with a response format only."""
         return "".join(self._whole)
+
+    def begin(self, job: Job) -> None:
+        """Hear of a job from now on: a new attempt, after which nothing came of the last one."""
+        self.done.clear()
+        self.failure = None
+        self.job = job
 
     def on_prefill(self, done: int, total: int) -> None:
         """Tell the host that a long prompt is being worked on."""
@@ -105,12 +116,21 @@ class Generation:
             self.settle(outcome)
 
     def on_error(self, error: IsthmusError) -> None:
-        """Settle with the engine's error."""
-        self._flush()
+        """The engine's error: end the attempt, and settle unless there may be another one."""
         # A copy: when the engine dies all jobs are given the same error.
-        own = own_copy(error)
+        self.failure = own = own_copy(error)
         own.details = {"completion_tokens": self._completion_tokens, **error.details}
-        self.call.error(own)
+        if is_retried(own):
+            self.job = None
+            self.done.set()
+        else:
+            self.fail(own)
+
+    def fail(self, error: IsthmusError) -> None:
+        """Settle with an error."""
+        self._flush()
+        error.details.setdefault("completion_tokens", self._completion_tokens)
+        self.call.error(error)
         self.done.set()
 
     def settle(self, outcome: Outcome) -> None:
@@ -153,14 +173,20 @@ class Generation:
 
     def _interrupt(self, error: IsthmusError) -> None:
         """Settle now: a cancel with what there is, a deadline with its error."""
-        phase = Phase.QUEUE
+        phase, waits_for_reader = Phase.QUEUE, False
         if self.job is not None:
+            waits_for_reader = self.job.is_starved
             self.job.is_cancelled = True
             self._engine.wake()
             phase = Phase.DECODE if self.job.phase is Phase.DONE else self.job.phase
         if isinstance(error, DeadlineExceeded):
-            self.on_error(DeadlineExceeded(error.message, phase=phase.value))
+            self.failure = late = DeadlineExceeded(error.message, phase=phase.value)
+            self.fail(late)
+            if waits_for_reader:
+                # The reader had no room for more: that says nothing of the model.
+                self.failure = Cancelled("the reader took too long", phase=phase.value)
         elif isinstance(error, Cancelled):
+            self.failure = error
             self.settle(self._cancelled())
         else:
             self.on_error(error)

@@ -71,6 +71,12 @@ class Call:
         self._send = send
         self._forget = forget
 
+    @property
+    def deadline_at(self) -> float | None:
+        """When its deadline passes, in monotonic seconds; None without one."""
+        deadline_ms = self.options.deadline_ms
+        return None if deadline_ms is None else self.arrived_at + deadline_ms / 1_000
+
     def delta(self, count: int, payload: object) -> None:
         """Send stream items; the method has checked its credit."""
         if not self.is_settled:

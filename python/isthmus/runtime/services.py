@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engine.thread import EngineThread
+from ..faults import Faults
 from ..models.cache import ModelCache
 from ..multiplex.multiplexer import Multiplexer
+from ..resilience.registry import Resilience
 from ..settings import Settings
 from .text_operations import TextOperations
 
@@ -20,3 +22,5 @@ class Services:
     models: ModelCache
     text: TextOperations
     multiplexer: Multiplexer
+    resilience: Resilience
+    faults: Faults | None = None

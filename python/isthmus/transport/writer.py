@@ -180,6 +180,12 @@ class OrderedWriter:
         unread = self._sink.get_write_buffer_size() if self._sink is not None else 0
         return self._ready_bytes + self._large_bytes + unread
 
+    @property
+    def unsent_requests(self) -> frozenset[int | None]:
+        """Requests of whose messages in pieces the last one has not left: nobody can have read
+        them."""
+        return frozenset(large.request for large in self._large)
+
     def _ends_in_long_binary(self, message: list[object]) -> bool:
         """Whether the message's last value, or that of the map it ends with, is a long binary one;
         which is then not copied into the message."""

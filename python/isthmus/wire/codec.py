@@ -250,6 +250,8 @@ def _from_json(value: Any, depth: int) -> Any:
 
 def _from_base64(text: object) -> bytes:
     try:
-        return base64.b64decode(str(text), validate=True)
+        if type(text) is not str:
+            raise ValueError("it is not even a string")
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
         raise DecodeError("a $bin value is not base64") from error

@@ -102,7 +102,11 @@ describe('a request', () => {
   test('gets the progress events that name it', async () => {
     const runtime = new FakeRuntime();
     const steps: unknown[] = [];
-    const call = runtime.connection.call('load_model', {}, same, {}, (step) => steps.push(step));
+    const call = new Promise((resolve, reject) => {
+      const request = new Call(same, resolve, reject);
+      request.onProgress = (step) => steps.push(step);
+      runtime.connection.send(request, 'load_model', {}, {});
+    });
     runtime.send([8, 'progress', { request: 0, done: 1 }], [8, 'progress', { request: 9 }]);
     runtime.send([2, 0, null]);
     await call;
@@ -207,11 +211,11 @@ describe('the end of the runtime', () => {
     const runtime = new FakeRuntime();
     const calls = [failure(echo(runtime, 1)), failure(echo(runtime, 2))];
     const ping = failure(runtime.connection.ping());
-    runtime.connection.fail(exited);
+    runtime.end(exited);
     const errors = await Promise.all([...calls, ping]);
     expect(new Set(errors).size).toBe(3);
     for (const error of errors) expect(error).toBeInstanceOf(RuntimeExitedError);
-    runtime.connection.fail(() => expect.fail('a second end'));
+    runtime.die();
     runtime.send([2, 0, 'late']);
     expect(await failure(echo(runtime, 3))).toMatchObject({ code: 'RUNTIME_EXITED' });
     expect(runtime.busy).toEqual([true, false]);
@@ -220,8 +224,9 @@ describe('the end of the runtime', () => {
   test('tells requests that were sent from those that were not', async () => {
     const runtime = new FakeRuntime({ limits: { in_flight: 1 } });
     const calls = [failure(echo(runtime, 1)), failure(echo(runtime, 2))];
+    await turn();
     const told: boolean[] = [];
-    runtime.connection.fail((isSent) => {
+    runtime.end((isSent) => {
       told.push(isSent);
       return exited();
     });
@@ -231,8 +236,8 @@ describe('the end of the runtime', () => {
 
   test('within a frame is reported', () => {
     const runtime = new FakeRuntime();
-    runtime.connection.push(Buffer.from([0, 0, 0]));
-    runtime.connection.end();
+    runtime.link.push(Buffer.from([0, 0, 0]));
+    runtime.link.end();
     expect(runtime.broken[0]).toMatchObject({
       code: 'REMOTE_PROTOCOL_ERROR',
       details: { kind: 'truncated' },
@@ -292,8 +297,8 @@ describe('a runtime that breaks the rules', () => {
 
   test('is read no further once the framing broke', () => {
     const runtime = new FakeRuntime();
-    runtime.connection.push(Buffer.from('ffffffff', 'hex'));
-    runtime.connection.push(frame(encode([8, 'later', {}])));
+    runtime.link.push(Buffer.from('ffffffff', 'hex'));
+    runtime.link.push(frame(encode([8, 'later', {}])));
     expect(runtime.broken.map(({ code }) => code)).toEqual(['FRAME_TOO_LARGE']);
     expect(runtime.events).toEqual([]);
   });

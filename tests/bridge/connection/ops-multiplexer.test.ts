@@ -378,7 +378,7 @@ describe('while a batch is in flight', () => {
     const { runtime, model, first } = await busy();
     const calls = [first, model.countTokens('a'), model.countTokens('b')].map(failure);
     const report = { exitCode: null, signal: 'SIGKILL' as const, stderrTail: 'why' };
-    runtime.connection.fail(() => new RuntimeExitedError('gone', report));
+    runtime.end(() => new RuntimeExitedError('gone', report));
     const errors = await Promise.all(calls);
     for (const error of errors) expect(error).toMatchObject({ signal: 'SIGKILL', message: 'gone' });
     expect(new Set(errors).size).toBe(3);
@@ -391,7 +391,7 @@ describe('while a batch is in flight', () => {
     const calls = [model.countTokens('a'), model.countTokens('b')].map(failure);
     await runtime.received();
     const report = { exitCode: 3, signal: null, stderrTail: 'why' };
-    runtime.connection.fail(() => new RuntimeExitedError('gone', report));
+    runtime.end(() => new RuntimeExitedError('gone', report));
     const errors = await Promise.all(calls);
     for (const error of errors) expect(error).toMatchObject({ exitCode: 3, stderrTail: 'why' });
     expect(new Set(errors).size).toBe(2);
@@ -427,12 +427,12 @@ describe('while a batch is in flight', () => {
     const { runtime, model } = setUp();
     runtime.pipe.isHolding = true;
     const call = failure(model.countTokens('x'.repeat(500_000)));
-    const unload = failure(model.unload());
+    const unload = model.unload();
     await turn();
     const report = { exitCode: 1, signal: null, stderrTail: '' };
-    runtime.connection.fail(() => new RuntimeExitedError('gone', report));
+    runtime.end(() => new RuntimeExitedError('gone', report));
     expect((await call).code).toBe('RUNTIME_EXITED');
-    expect((await unload).code).toBe('RUNTIME_EXITED');
+    expect(await unload).toEqual({ unloaded: true, references: 0, resident: false });
   });
 
   test('unload does not overtake the calls before it', async () => {
@@ -488,7 +488,7 @@ test('whatever the order of calls, cancels, answers and ends, each call settles 
       } else if ('crash' in one) {
         end = 'crash';
         const report = { exitCode: 1, signal: null, stderrTail: '' };
-        runtime.connection.fail(() => new RuntimeExitedError('gone', report));
+        runtime.end(() => new RuntimeExitedError('gone', report));
       } else {
         end ??= 'close';
         runtime.connection.refuse(() => new IsthmusError('CLOSING', 'closing'));

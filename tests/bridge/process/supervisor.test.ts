@@ -10,8 +10,10 @@ const SHUTDOWN = { graceMs: 2_000, termMs: 2_000, killMs: 2_000 };
 
 const peer = (scenario: string): [string, ...string[]] => [process.execPath, PEER, scenario];
 
+/** Start a runtime that is not started again when it ends. */
 async function start(scenario: string, options: RuntimeOptions = {}): Promise<Runtime> {
-  const runtime = await createRuntime({ command: peer(scenario), shutdown: SHUTDOWN, ...options });
+  const fixed = { command: peer(scenario), shutdown: SHUTDOWN, restart: false } as const;
+  const runtime = await createRuntime({ ...fixed, ...options });
   onTestFinished(async () => void (await runtime.close()));
   return runtime;
 }

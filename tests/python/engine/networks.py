@@ -18,7 +18,7 @@ from isthmus.engine.plan import Plan
 from isthmus.engine.sampling import SamplingOptions, describe
 from isthmus.errors import IsthmusError
 from isthmus.models import BUILTIN_ROOT
-from isthmus.models.load import load_network
+from isthmus.models.network import load_network
 from tests.fixtures.tiny_models import CONFIG
 
 VOCAB_SIZE = 768

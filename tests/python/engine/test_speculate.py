@@ -24,7 +24,8 @@ from isthmus.engine.speculate import Speculation, SpeculativeSequence
 from isthmus.engine.speculation import SpeculationCosts
 from isthmus.errors import NumericError
 from isthmus.models import BUILTIN_ROOT
-from isthmus.models.load import load_network, load_tokenizer
+from isthmus.models.load import load_tokenizer
+from isthmus.models.network import load_network
 from tests.python.engine.networks import CHUNK_TOKENS, VOCAB_SIZE, Table, Watched, network
 
 COUNT = 20

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.engine import thread as engine_thread
 from isthmus.engine.thread import EngineThread
-from isthmus.errors import EngineDead, QueueFull
+from isthmus.errors import EngineDead
 from tests.python.engine.fakes import FakeErrand, listener_of, make_job
 
 WAIT_S = 10.0
@@ -38,7 +37,6 @@ async def ended(engine: EngineThread, **options: Any) -> Any:
     job = make_job("a", [], on_end=done.set, **options)
     engine.submit(job)
     await asyncio.wait_for(done.wait(), WAIT_S)
-    engine.settled()
     return listener_of(job)
 
 
@@ -103,7 +101,6 @@ async def test_step_work_goes_on_between_the_tokens_of_a_job() -> None:
         await asyncio.wait_for(engine.run_steps(FakeErrand("e", log, 20)), WAIT_S)
         job.is_cancelled = True
         engine.wake()
-        engine.settled()
         # Each turn has one of either; the job's first may have come before.
         first, last = log.index("e:s0"), log.index("e:s19")
         assert sum(entry.startswith("a:") for entry in log[first : last + 1]) >= 18
@@ -164,7 +161,6 @@ async def test_work_is_done_between_the_steps_of_a_job() -> None:
         assert await asyncio.wait_for(engine.run(lambda: 7), WAIT_S) == 7
         job.is_cancelled = True
         engine.wake()
-        engine.settled()
 
 
 async def test_a_starved_job_goes_on_when_it_is_granted_room() -> None:
@@ -177,19 +173,6 @@ async def test_a_starved_job_goes_on_when_it_is_granted_room() -> None:
         job.granted = 3
         engine.wake()
         await asyncio.wait_for(done.wait(), WAIT_S)
-
-
-async def test_a_full_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_thread, "GENERATE_QUEUE_LIMIT", 2)
-    async with an_engine() as engine:
-        jobs = [make_job("a", [], granted=0) for _ in range(3)]
-        engine.submit(jobs[0])
-        engine.submit(jobs[1])
-        with pytest.raises(QueueFull) as caught:
-            engine.submit(jobs[2])
-        assert caught.value.retry_after_ms and caught.value.retryable
-        engine.settled()
-        engine.submit(jobs[2])
 
 
 @pytest.mark.parametrize("cause", ["prepare", "command", "step"])

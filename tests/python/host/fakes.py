@@ -11,7 +11,10 @@ from typing import Any, cast
 from isthmus import host
 from isthmus.errors import IsthmusError
 from isthmus.host.connection import Connection
+from isthmus.host.keeper import Keeper
+from isthmus.host.link import Link
 from isthmus.host.multiplexer import OpsMultiplexer
+from isthmus.host.options import KeeperOptions
 from isthmus.host.process import RuntimeProcess
 from isthmus.host.runtime import Runtime
 from isthmus.host.streams import Pending
@@ -19,7 +22,8 @@ from isthmus.host.text import COUNT_TOKENS
 from isthmus.wire.codec import MsgpackCodec
 from isthmus.wire.frames import FrameDecoder, pack_header
 
-HELLO, REQUEST, RESULT, ERROR, CANCEL = 0, 1, 2, 3, 6
+HELLO, REQUEST, RESULT, ERROR, DELTA, END = range(6)
+CANCEL, CREDIT, EVENT, PING, PONG, PIECE = range(6, 12)
 
 
 class _NeverWaits(selectors.DefaultSelector):
@@ -164,14 +168,18 @@ def _result(index: int, text: Any) -> dict[str, Any]:
 class FakeProcess:
     """The runtime's process: takes frames, says what the test says."""
 
-    def __init__(self, connection: Connection, loop: VirtualLoop) -> None:
+    def __init__(self, link: Link, loop: VirtualLoop) -> None:
+        self.link = link
         self.stdin = self
+        self.stderr = "its last words"
+        self.pid = id(self)
         self.messages: list[Any] = []
         self.is_input_closed = False
+        self.is_killed = False
         self.unread_bytes = 0
         """What the test says that the process has not read."""
         self.ended: asyncio.Future[host.ExitReport] = loop.create_future()
-        self._connection = connection
+        self._loop = loop
         self._codec = MsgpackCodec()
         self._decoder = FrameDecoder()
 
@@ -188,52 +196,106 @@ class FakeProcess:
         """Return what is not read."""
         return self.unread_bytes
 
+    def hello(self) -> None:
+        """Say hello."""
+        self.say((HELLO, {"protocol": 1, "runtime": "fake"}))
+
     def say(self, *messages: object) -> None:
         """Let messages arrive at the host in one read."""
         payloads = [self._codec.encode(list(message)) for message in messages]  # type: ignore[call-overload]
-        self._connection.on_output(b"".join(pack_header(len(p)) + p for p in payloads))
+        self.link.on_output(b"".join(pack_header(len(p)) + p for p in payloads))
+
+    def answer(self, index: int, value: object) -> None:
+        """Answer one of the requests that arrived."""
+        self.say((RESULT, self.requests[index][0], value))
 
     def read_all(self) -> None:
         """Read again, and all that there is."""
         self.unread_bytes = 0
-        self._connection.on_room(True)
+        self.link.on_room(True)
 
-    def exit(self, signal: str) -> None:
-        """Let it end."""
-        self._connection.on_exit(host.ExitReport(None, signal, "its last words"))
+    def exit(self, signal: str | None = None) -> None:
+        """Let it end, by a signal or with 0."""
+        if not self.ended.done():
+            report = host.ExitReport(None if signal else 0, signal, "its last words")
+            self.ended.set_result(report)
+            self.link.on_exit(report)
 
     def kill(self) -> None:
-        """Whoever kills it is told of its end another time."""
+        """Die in the next turn."""
+        self.is_killed = True
+        self._loop.call_soon(self.exit, "SIGKILL")
 
     async def stop(self, close_grace_s: float, terminate_grace_s: float) -> None:
-        """Take no more input."""
+        """Take no more input; end when the test says so, or the grace is over."""
         self.is_input_closed = True
+        await asyncio.wait({self.ended}, timeout=close_grace_s + terminate_grace_s)
+        self.exit("SIGKILL")
 
     @property
     def requests(self) -> list[Any]:
         """The requests that arrived: id, method and params."""
         return [message[1:4] for message in self.messages if message[0] == REQUEST]
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods of these requests."""
+        return [method for _, method, _ in self.requests]
+
+    @property
+    def pings(self) -> list[int]:
+        """The nonces of the pings that arrived."""
+        return [message[1] for message in self.messages if message[0] == PING]
+
+
+class FakeLauncher:
+    """Starts fake processes."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.processes: list[FakeProcess] = []
+        self.greets = True
+        """Whether they say hello at once."""
+        self.refusal: Exception | None = None
+        """What a start fails with."""
+        self._loop = loop
+
+    async def __call__(self, link: Link) -> RuntimeProcess:
+        """Start one; there must be no other."""
+        if self.refusal is not None:
+            raise self.refusal
+        assert all(process.ended.done() for process in self.processes)
+        process = FakeProcess(link, self._loop)
+        self.processes.append(process)
+        link.on_connected(cast(RuntimeProcess, process))
+        if self.greets:
+            self._loop.call_soon(process.hello)
+        return cast(RuntimeProcess, process)
+
+
+def start_kept(
+    loop: VirtualLoop, options: KeeperOptions, multiplex: bool = True
+) -> tuple[FakeLauncher, Runtime, Keeper]:
+    """Return what starts processes, a host's runtime that has its first one, and its keeper."""
+    launcher = FakeLauncher(loop)
+
+    async def connect() -> tuple[Runtime, Keeper]:
+        connection = Connection(None)
+        keeper = Keeper(launcher, connection, options, lambda: 1.0)
+        await keeper.start()
+        return Runtime(keeper, connection, 16, multiplex), keeper
+
+    task = loop.create_task(connect())
+    loop.turn(4)
+    return (launcher, *task.result())
+
 
 def start_fake(
     loop: VirtualLoop, multiplex: bool = True
 ) -> tuple[FakeProcess, Runtime, Callable[[str], host.Model]]:
-    """Return a process, a host's runtime that talks to it, and what makes models by handle."""
-
-    async def connect() -> tuple[FakeProcess, Runtime]:
-        connection = Connection(None)
-        process = FakeProcess(connection, loop)
-        connection.on_connected(cast(RuntimeProcess, process))
-        process.say((HELLO, {"protocol": 1, "runtime": "fake"}))
-        runtime = Runtime(
-            cast(RuntimeProcess, process), connection, {}, host.Graces(), 16, multiplex
-        )
-        return process, runtime
-
-    task = loop.create_task(connect())
-    loop.turn(2)
-    process, runtime = task.result()
-    return process, runtime, lambda handle: host.Model(runtime, model_info(handle))
+    """Return a process that has no successor, a host's runtime that talks to it, and what makes
+    models by handle."""
+    launcher, runtime, _ = start_kept(loop, KeeperOptions(restart=None, heartbeat=None), multiplex)
+    return launcher.processes[0], runtime, lambda handle: host.Model(runtime, model_info(handle))
 
 
 def model_info(handle: str) -> host.ModelInfo:

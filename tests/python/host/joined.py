@@ -14,12 +14,18 @@ from typing import TypeVar, cast
 from isthmus import host
 from isthmus.engine.thread import EngineThread
 from isthmus.host.connection import Connection
+from isthmus.host.keeper import Keeper
+from isthmus.host.link import Link
+from isthmus.host.options import KeeperOptions
 from isthmus.host.process import RuntimeProcess
 from isthmus.host.runtime import Runtime
-from isthmus.models.cache import ModelCache
+from isthmus.models.cache import CacheSettings, ModelCache
 from isthmus.models.load import LoadedModel, Source
+from isthmus.models.making import ModelMaker
+from isthmus.models.memory import Machine
 from isthmus.models.verify import VerifiedModel
 from isthmus.multiplex.multiplexer import Multiplexer
+from isthmus.resilience.registry import Resilience
 from isthmus.runtime.methods import models, text
 from isthmus.runtime.router import Router
 from isthmus.runtime.server import Server
@@ -111,13 +117,17 @@ class Shelf(ModelCache):
         """Add one that has a tokenizer and no weights."""
         verified = cast(VerifiedModel, None)
         model = LoadedModel(handle, Source(handle), verified, None, tokenizer, VOCABULARY, 0.0, 1)
-        self._by_handle[handle] = model
+        model.idle_timeout_s = 0.0
+        self.residents.add(model)
 
 
-class _NoEngine:
-    async def run(self, work: Callable[[], T]) -> T:
+class _NoMaker:
+    async def release(self, model: LoadedModel) -> None:
         """There are no weights to let go."""
-        return cast(T, None)
+
+    async def machine(self) -> Machine:
+        """Nothing is loaded, so nobody asks."""
+        raise NotImplementedError
 
 
 class FarEnd:
@@ -136,12 +146,14 @@ class FarEnd:
         self.writer = OrderedWriter(codec, loop, PIECE_BYTES)
         self.pool = GatedPool(loop)
         self.multiplexer = Multiplexer(group.create_task, loop)
-        shelf = Shelf(_NoEngine(), ())
+        maker = cast(ModelMaker, _NoMaker())
+        shelf = Shelf(maker, CacheSettings(budget_bytes=1), "joined", lambda *_: None)
         for handle in HANDLES:
             shelf.put(handle, tokenizer)
         operations = TextOperations(cast(TextPool, self.pool), self.multiplexer)
         engine = cast(EngineThread, None)
-        services = Services(Settings(), engine, shelf, operations, self.multiplexer)
+        resilience = Resilience(lambda handle: True, lambda: 0.0)
+        services = Services(Settings(), engine, shelf, operations, self.multiplexer, resilience)
         router = Router()
         text.register(router, services)
         models.register(router, services)
@@ -167,19 +179,25 @@ class Joined:
     def __init__(self, loop: VirtualLoop, tokenizer: TextTokenizer) -> None:
         self.loop = loop
         self.connection = Connection(None)
-        self.up = Pipe(self.connection.on_room)
+        keeper_options = KeeperOptions(restart=None)
+        self.keeper = Keeper(self._launch, self.connection, keeper_options)
+        self.up = Pipe(lambda room: self.link.on_room(room))
         self.is_cut = False
         """Whether the host's pipe was closed before all had been written."""
         self.is_input_ending = False
         self.stdin = self.up
+        self.stderr = ""
         self.ended: asyncio.Future[host.ExitReport] = loop.create_future()
         self._tokenizer = tokenizer
         self._serving = loop.create_task(self._serve())
-        self.connection.on_connected(cast(RuntimeProcess, self))
-        self.runtime = Runtime(
-            cast(RuntimeProcess, self), self.connection, {}, host.Graces(), 16, True
-        )
+        self.starting = loop.create_task(self.keeper.start())
+        self.runtime = Runtime(self.keeper, self.connection, 16, True)
         self.models = [host.Model(self.runtime, model_info(handle)) for handle in HANDLES]
+
+    async def _launch(self, link: Link) -> RuntimeProcess:
+        self.link = link
+        link.on_connected(cast(RuntimeProcess, self))
+        return cast(RuntimeProcess, self)
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -207,7 +225,7 @@ class Joined:
     def deliver_down(self, count: int) -> None:
         """Let the host read so many bytes."""
         if not self.ended.done() and (data := self.down.take(count)):
-            self.connection.on_output(data)
+            self.link.on_output(data)
 
     def crash(self) -> None:
         """End the runtime's process."""
@@ -223,11 +241,11 @@ class Joined:
 
     async def stop(self, close_grace_s: float, terminate_grace_s: float) -> None:
         """Be the process whose input the host closes."""
-        self.is_cut = bool(self.connection._writer.backlog_bytes - len(self.up._unread))
-        self.connection.on_input_lost()
+        self.is_cut = bool(self.link.writer.backlog_bytes - len(self.up._unread))
+        self.link.on_input_lost()
         self.is_input_ending = True
         await asyncio.wait({self.ended})
 
     def _exit(self, report: host.ExitReport) -> None:
         self.ended.set_result(report)
-        self.connection.on_exit(report)
+        self.link.on_exit(report)

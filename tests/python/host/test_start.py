@@ -48,8 +48,9 @@ def play(request: pytest.FixtureRequest) -> Iterator[Play]:
 
 
 async def start(script: str, **options: Any) -> host.Runtime:
-    """Start a fake runtime."""
-    return await host.start(command=runtimes.command(script), **{"graces": QUICK, **options})
+    """Start a fake runtime that is not started again."""
+    default = {"graces": QUICK, "restart": None}
+    return await host.start(command=runtimes.command(script), **{**default, **options})
 
 
 @pytest.mark.parametrize(
@@ -290,9 +291,9 @@ def test_ids_wrap_around_those_that_are_in_use(play: Play) -> None:
         async with await start(runtimes.ECHO) as runtime:
             connection = runtime._connection
             connection._last_id = 2**32 - 3
-            connection._pending[2**32 - 1] = connection._pending[1] = None  # type: ignore[assignment]
+            connection._requests[2**32 - 1] = connection._requests[1] = None  # type: ignore[assignment]
             assert [connection._free_id() for _ in range(4)] == [2**32 - 2, 0, 2, 3]
-            connection._pending.clear()
+            connection._requests.clear()
             assert await runtime.echo("x") == "x"
 
     play(test)

@@ -194,13 +194,16 @@ def test_close_sends_what_collects_before_the_pipe_is_closed(bench: Bench) -> No
     closing = bench.start(bench.runtime.close())
     late = bench.start(bench.model.count_tokens("late"))
     bench.loop.turn(4)
-    assert closing.done() and bench.process.is_input_closed
+    assert bench.process.is_input_closed
     assert bench.sent == [("count_tokens", "busy"), ("count_tokens", "held")]
     assert isinstance(late.exception(), Closing)
     for request, _, _ in bench.process.requests:
         bench.process.say((RESULT, request, {"count": 4}))
     bench.loop.turn(2)
-    assert (busy.result(), held.result()) == (4, 4)
+    assert (busy.result(), held.result()) == (4, 4) and not closing.done()
+    bench.process.exit()
+    bench.loop.turn(4)
+    assert closing.done()
 
 
 def test_close_lets_what_travels_in_pieces_arrive_for_as_long_as_it_may(bench: Bench) -> None:
@@ -212,7 +215,10 @@ def test_close_lets_what_travels_in_pieces_arrive_for_as_long_as_it_may(bench: B
     assert not bench.process.is_input_closed
     bench.process.read_all()
     bench.loop.turn(4)
-    assert closing.done() and bench.process.is_input_closed
+    assert bench.process.is_input_closed
+    bench.process.exit()
+    bench.loop.turn(4)
+    assert closing.done()
 
 
 def test_close_waits_no_longer_than_its_grace_for_a_runtime_that_does_not_read(
@@ -225,7 +231,10 @@ def test_close_waits_no_longer_than_its_grace_for_a_runtime_that_does_not_read(
     bench.loop.turn(4)
     bench.loop.advance(host.Graces().close_s * 1_000 + 1)
     bench.loop.turn(4)
-    assert closing.done() and bench.process.is_input_closed
+    assert bench.process.is_input_closed
+    bench.loop.advance(host.Graces().terminate_s * 1_000 + 1)
+    bench.loop.turn(4)
+    assert closing.done()
 
 
 def test_the_end_of_the_process_settles_collecting_and_sent_calls_each_with_its_own_error(

@@ -172,6 +172,8 @@ def test_binary_survives_json(data: bytes) -> None:
         b'[{"constructor": 1}]',
         b'{"$bin": "not base64!"}',
         b'{"$bin": 7}',
+        b'{"$bin": 1234}',
+        b'{"$bin": true}',
         b"[9007199254740992]",
         b"[1, 2",
         b"",

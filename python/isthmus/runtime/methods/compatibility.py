@@ -60,7 +60,8 @@ class CompatibilityMethod:
         for model in (target, draft):
             self._models.get(model.handle)
         work = _Measurement(target, draft, draft_tokens)
-        await self._services.engine.run_steps(work)
+        with target.lease(), draft.lease():
+            await self._services.engine.run_steps(work)
         return work.answer
 
 

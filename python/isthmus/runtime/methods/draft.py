@@ -122,9 +122,16 @@ class DraftMethods:
     ) -> list[Outcome]:
         # It may have been unloaded while the prompts were made.
         self._models.get(model.handle)
-        chunk = self._services.settings.prefill_chunk_tokens
+        services = self._services
         operation = model.operation(
-            "check_draft", lambda: CheckDraft(self._services.engine, model, chunk)
+            "check_draft",
+            lambda: CheckDraft(
+                services.engine,
+                model,
+                services.settings.prefill_chunk_tokens,
+                services.resilience.of(model.handle, model.prior_failures).check_draft,
+                services.faults,
+            ),
         )
         multiplexer = self._services.multiplexer
         if multiplexer.pending(operation) + len(requests) > DRAFT_QUEUE_LIMIT:

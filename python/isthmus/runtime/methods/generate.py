@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from ...engine.job import Decoder, Job, Steps, TextOutput
-from ...errors import InvalidRequest, IsthmusError
+from ...errors import Cancelled, InvalidRequest, IsthmusError, own_copy
 from ...models.load import LoadedModel
 from ...text.compatibility import compare
 from ...text.stream import TextStream
@@ -63,15 +63,37 @@ class GenerateMethod:
         if draft is not None:
             self._services.models.get(draft.handle)
         max_tokens = read_room(model, prompt, field, options)
-        job = self._job(model, draft, grammar, prompt, max_tokens, generation)
-        self._services.engine.submit(job)
-        generation.job = job
+        guard = self._services.resilience.of(model.handle, model.prior_failures).generate
         try:
-            await generation.done.wait()
-        finally:
-            self._services.engine.settled()
+            with model.lease(), (draft or model).lease():
+                await guard.call(
+                    lambda: self._attempt(
+                        self._job(model, draft, grammar, prompt, max_tokens, generation),
+                        generation,
+                    ),
+                    deadline=generation.call.deadline_at,
+                    measure=_first_token_s,
+                )
+        except IsthmusError as error:
+            if not generation.call.is_settled:
+                generation.fail(own_copy(error))
         if generation.unchecked is not None:
             await self._check(generation)
+
+    async def _attempt(self, job: Job, generation: Generation) -> Job:
+        """Run a job to its end, which settles the call unless there may be another attempt.
+
+        Raises:
+            IsthmusError: How it ended, if not well.
+        """
+        if generation.call.is_settled:
+            raise Cancelled("the request was settled before it was tried again", phase="queue")
+        self._services.engine.submit(job)
+        generation.begin(job)
+        await generation.done.wait()
+        if generation.failure is not None:
+            raise generation.failure
+        return job
 
     async def _check(self, generation: Generation) -> None:
         """Settle a complete output, once it was compared with its format."""
@@ -187,6 +209,11 @@ class GenerateMethod:
             model=model.handle,
             priority=options.priority,
         )
+
+
+def _first_token_s(job: Job) -> float:
+    """Return how long a job ran until its first token; what it waited before says nothing of it."""
+    return max(job.first_token_at - job.started_at, 0.0)
 
 
 def _compile(model: LoadedModel, wanted: Any) -> Any:

@@ -1,0 +1,146 @@
+"""Requests that are kept until they can be sent: in order, with a bound, and not past deadlines.
+
+A request is kept while no process takes requests, and while a model that it names is not loaded
+in the present one. Of requests that name the same model none overtakes another. Sends nothing; who
+may go is asked of the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from ..errors import QueueFull
+from ..limits import IN_FLIGHT_LIMIT, KEPT_REQUESTS_BYTES
+from ..wire.codec import Codec
+from .registry import ModelRegistry, ModelState
+from .requests import Request, handles_of
+
+_RETRY_AFTER_MS: Final = 1_000.0
+"""When to come back to a queue that is full: a start takes about so long."""
+
+
+class _Kept:
+    """One of them."""
+
+    __slots__ = ("handles", "request", "size", "timer")
+
+    def __init__(self, request: Request, size: int, timer: asyncio.TimerHandle | None) -> None:
+        self.request = request
+        self.handles = handles_of(request.params)
+        self.size = size
+        self.timer = timer
+
+
+class KeptRequests:
+    """The requests that wait in one host.
+
+    Args:
+        loop: Has the time and timers.
+        codec: Says whether a request can travel, and how long it is.
+        registry: Says what is behind a handle.
+        on_late: Told of a request whose deadline has passed here.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        codec: Codec,
+        registry: ModelRegistry,
+        on_late: Callable[[int], object],
+    ) -> None:
+        self.named: Counter[str] = Counter()
+        """Handles that they name."""
+        self._loop = loop
+        self._codec = codec
+        self._registry = registry
+        self._on_late = on_late
+        self._kept: dict[int, _Kept] = {}
+        self._size = 0
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def accept(self, number: int, request: Request) -> None:
+        """Keep a new request.
+
+        Raises:
+            LocalProtocolError: Its params cannot travel.
+            QueueFull: Too many are kept.
+        """
+        size = len(self._codec.encode([request.params, dict(request.options)]))
+        if len(self._kept) >= IN_FLIGHT_LIMIT or self._size + size > KEPT_REQUESTS_BYTES:
+            raise QueueFull(
+                f"{len(self._kept)} requests of {self._size} bytes wait for the runtime to be "
+                "started; come back when it runs",
+                phase="queue",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        self.keep(number, request, size)
+
+    def keep(self, number: int, request: Request, size: int = 0) -> None:
+        """Keep a request that was accepted long ago."""
+        deadline_at, timer = request.deadline_at, None
+        if deadline_at is not None:
+            timer = self._loop.call_at(deadline_at, self._on_late, number)
+        kept = self._kept[number] = _Kept(request, size, timer)
+        self.named.update(kept.handles)
+        self._size += size
+
+    def let_go(self, number: int) -> None:
+        """Keep a request no longer."""
+        kept = self._kept.pop(number)
+        self._size -= kept.size
+        for handle in kept.handles:
+            self.named[handle] -= 1
+            if not self.named[handle]:
+                del self.named[handle]
+        if kept.timer is not None:
+            kept.timer.cancel()
+
+    def sort(self, order: Iterable[int]) -> None:
+        """Put them in the order in which they were made."""
+        self._kept = {number: self._kept[number] for number in order if number in self._kept}
+
+    def must_wait(self, request: Request) -> bool:
+        """Whether a new request has to wait for a model, or behind others that do."""
+        return any(
+            handle in self._registry.unready or handle in self.named
+            for handle in handles_of(request.params)
+        )
+
+    def to_restore(self) -> list[str]:
+        """Return the stale models that they name, in order."""
+        named = (handle for kept in self._kept.values() for handle in kept.handles)
+        stale = ModelState.STALE
+        return list(dict.fromkeys(h for h in named if self._registry.state_of(h) is stale))
+
+    def free(self) -> list[int]:
+        """Return those that may be sent, in order."""
+        blocked: set[str] = set()
+        free = []
+        for number, kept in self._kept.items():
+            is_free = not any(
+                handle in blocked or self._registry.state_of(handle) is not ModelState.READY
+                for handle in kept.handles
+            )
+            if is_free:
+                free.append(number)
+            else:
+                blocked.update(kept.handles)
+        return free
+
+    def naming(self, handle: str) -> Iterator[int]:
+        """Yield those that name a model, in order; they may be let go meanwhile."""
+        for number, kept in list(self._kept.items()):
+            if handle in kept.handles:
+                yield number
+
+    def all(self) -> list[int]:
+        """Return all of them, in order."""
+        return list(self._kept)

@@ -1,0 +1,1 @@
+"""What keeps a failing call from becoming a failing runtime: retries, breakers, bulkheads."""

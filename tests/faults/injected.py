@@ -1,0 +1,7 @@
+"""x"""
+
+from collections.abc import Iterator
+
+
+def injecting() -> Iterator[str]:
+    yield ""
