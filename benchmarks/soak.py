@@ -35,21 +35,28 @@ _QUARTERS: Final = (1, 3)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, and from which seed."""
+    """How long the whole run takes, and from which seed calls are made."""
 
     minutes: float
     seed: int
+    begun: float
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left for the load when all is prepared; at least half of the time."""
+        whole = self.minutes * 60
+        return max(whole - (time.monotonic() - self.begun), whole / 2)
 
 
 def main() -> None:
     """Run the load, print what came of it and the line of JSON."""
     parser = option_parser(__doc__ or "")
-    parser.add_argument("--minutes", type=float, help=f"how long ({MINUTES:g})")
+    parser.add_argument("--minutes", type=float, help=f"of the whole run ({MINUTES:g})")
     parser.add_argument("--seed", type=int, default=1, help="which calls are made (1)")
     chosen = parser.parse_args()
     minutes = chosen.minutes or (QUICK_MINUTES if chosen.quick else MINUTES)
-    plan = Plan(minutes, chosen.seed)
     begun = time.monotonic()
+    plan = Plan(minutes, chosen.seed, begun)
     with tempfile.TemporaryDirectory(prefix="isthmus-soak-") as folder:
         found = _soak(Path(folder), plan)
     found["seconds"] = round(time.monotonic() - begun, 1)
@@ -62,13 +69,17 @@ def main() -> None:
 def _soak(folder: Path, plan: Plan) -> dict[str, Any]:
     written = models.write_all(folder, is_quick=True)
     asked = questions.texts()[:_QUESTIONS]
-    # The copy without an end token gives what the model gives that ignores its own.
-    cases = _greedy(str(written[models.EMBEDDED].folder), asked)
+    with Subject("in process", [sys.executable, "-m", "benchmarks.fifty.inprocess_peer"]) as direct:
+        # The copy without an end token gives what the model gives that ignores its own.
+        cases = _greedy(direct, written[models.EMBEDDED], asked)
+        extras = [
+            {
+                "source": str(written[name].folder),
+                "case": _greedy(direct, written[name], asked[:1])[0],
+            }
+            for name in _EXTRAS
+        ]
     seeded = [_seeded(case, index) for index, case in enumerate(cases) if not index % _SEEDED_EVERY]
-    extras = [
-        {"source": (extra := str(written[name].folder)), "case": _greedy(extra, asked[:1])[0]}
-        for name in _EXTRAS
-    ]
     batch = Texts().batch(_TEXTS)
     texts = [{"text": text, "ids": ids} for text, ids in zip(batch.texts, batch.ids, strict=True)]
     command = [node_path(), str(HERE / "soaking" / "isthmus.mjs"), sys.executable]
@@ -80,7 +91,7 @@ def _soak(folder: Path, plan: Plan) -> dict[str, Any]:
         print(f"  {plan.minutes:g} minutes, seed {plan.seed}", flush=True)
         found = ours.ask(
             "soak",
-            seconds=plan.minutes * 60,
+            seconds=plan.seconds_left,
             killEveryS=60 / KILLS_PER_MINUTE,
             seed=plan.seed,
             cases=[*cases, *seeded],
@@ -90,14 +101,12 @@ def _soak(folder: Path, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _greedy(source: str, asked: list[str]) -> list[dict[str, Any]]:
+def _greedy(direct: Subject, model: models.Written, asked: list[str]) -> list[dict[str, Any]]:
     """Return questions with the tokens that mlx-lm itself answers."""
-    command = [sys.executable, "-m", "benchmarks.fifty.inprocess_peer"]
-    with Subject("in process", command) as direct:
-        direct.ask("start", source=source, text=asked[0])
-        prompts = direct.ask("prompts", questions=asked)["ids"]
-        sent = [{"ids": ids} for ids in prompts]
-        told = direct.ask("ask", questions=sent, atOnce=1, maxTokens=_TOKENS, temperature=0.0)
+    direct.ask("start", source=str(model.folder), text=asked[0])
+    prompts = direct.ask("prompts", questions=asked)["ids"]
+    sent = [{"ids": ids} for ids in prompts]
+    told = direct.ask("ask", questions=sent, atOnce=1, maxTokens=_TOKENS, temperature=0.0)
     return [
         {"request": {"ids": ids, "maxTokens": _TOKENS, "ignoreEos": True}, "ids": answer["ids"]}
         for ids, answer in zip(prompts, told["answers"], strict=True)

@@ -76,10 +76,16 @@ async function generate(shared, random) {
   ][way];
   const generation = model.generate({ ...requestOf(each), ...options });
   const isStreamed = random.integer(2) === 1;
-  await judge(shared, `generate ${isStreamed ? 'streamed' : 'whole'}`, each, generation, async () => {
-    if (isStreamed) for await (const delta of generation) void delta;
-    return generation;
-  });
+  await judge(
+    shared,
+    `generate ${isStreamed ? 'streamed' : 'whole'}`,
+    each,
+    generation,
+    async () => {
+      if (isStreamed) for await (const delta of generation) void delta;
+      return generation;
+    },
+  );
 }
 
 async function readSlowly(shared, random) {
@@ -164,10 +170,16 @@ async function loadAndUnload({ runtime, extras, book, allows }, random) {
   const model = await book.judge('load', load, () => undefined, allows);
   if (model === undefined) return pause(50);
   const { ids, request } = extra.case;
-  const check = (result) => (isSame(Array.from(result.ids), ids) ? undefined : shown(result.ids, ids));
+  const check = (result) =>
+    isSame(Array.from(result.ids), ids) ? undefined : shown(result.ids, ids);
   await book.judge('use a model', () => model.generate(requestOf({ request })), check, allows);
   const evict = random.integer(3) === 0;
-  await book.judge('unload', () => model.unload({ evict }), () => undefined, allows);
+  await book.judge(
+    'unload',
+    () => model.unload({ evict }),
+    () => undefined,
+    allows,
+  );
   await pause(random.integer(200));
 }
 
@@ -177,6 +189,11 @@ async function ask({ runtime, book, allows }, random) {
   const check = (found) =>
     found.number === sent.number && found.text === sent.text ? undefined : 'another echo';
   await book.judge('echo', () => runtime.echo(sent), check, allows);
-  await book.judge('health', () => runtime.health(), () => undefined, allows);
+  await book.judge(
+    'health',
+    () => runtime.health(),
+    () => undefined,
+    allows,
+  );
   await pause(20 + random.integer(40));
 }

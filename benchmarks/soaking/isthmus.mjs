@@ -9,7 +9,7 @@ import { createRuntime, IsthmusError } from '../../bridge/dist/index.js';
 import { serve } from '../ipc/driver.mjs';
 import { Book } from './book.mjs';
 import { workers } from './calls.mjs';
-import { sample, Samples } from './samples.mjs';
+import { Samples, sample } from './samples.mjs';
 
 const [, , python] = process.argv;
 const RESTARTS = { limit: 1_000_000, windowMs: 60_000 };
@@ -86,7 +86,8 @@ function kill(runtime, book) {
 
 async function repeat(everyMs, isOver, act) {
   for (let due = performance.now() + everyMs; !isOver(); due += everyMs) {
-    while (!isOver() && performance.now() < due) await pause(Math.min(250, due - performance.now()));
+    while (!isOver() && performance.now() < due)
+      await pause(Math.min(250, due - performance.now()));
     if (!isOver()) await act();
   }
 }

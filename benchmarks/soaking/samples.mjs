@@ -65,7 +65,11 @@ export class Samples {
     return {
       rss,
       samples: this.#rows.length,
-      loopLagMs: { p50: percentile(lags, 0.5), p99: percentile(lags, 0.99), max: Math.max(...lags) },
+      loopLagMs: {
+        p50: percentile(lags, 0.5),
+        p99: percentile(lags, 0.99),
+        max: Math.max(...lags),
+      },
       hostLagMs: { p50: delay.percentile(50) / 1e6, p99: delay.percentile(99) / 1e6 },
       most: {
         hostFds: most(({ fds }) => fds.host),
@@ -78,5 +82,7 @@ export class Samples {
 }
 
 const percentile = (values, part) =>
-  values.toSorted((one, other) => one - other)[Math.min(Math.floor(values.length * part), values.length - 1)];
+  values.toSorted((one, other) => one - other)[
+    Math.min(Math.floor(values.length * part), values.length - 1)
+  ];
 const median = (values) => percentile(values, 0.5);

@@ -13,8 +13,13 @@ from tests.faults.peer import DELTA, ERROR, RESULT, Peer, wait_until
 @pytest.fixture
 def own_peer(chain_folder: Path) -> Iterator[tuple[Peer, str]]:
     """A runtime of the test's own, and a model in it that generates for ever."""
-    with Peer() as peer:
+    with Peer("--faults") as peer:
         yield peer, peer.load(chain_folder)
+
+
+def inject(peer: Peer, spec: str) -> None:
+    """Have the engine's next step go wrong."""
+    peer.call("inject_fault", {"spec": spec})
 
 
 def generation(peer: Peer, model: str, **params: object) -> int:
@@ -46,7 +51,7 @@ def test_a_dead_engine_refuses_at_once_and_what_needs_none_goes_on(
     own_peer: tuple[Peer, str], chain_folder: Path
 ) -> None:
     peer, model = own_peer
-    peer.call("fault_break_step", {})
+    inject(peer, "engine.step:fail:code=INTERNAL")
     assert peer.settled(generation(peer, model))[2]["code"] == "ENGINE_DEAD"
     for method, params in (
         ("generate", {"model": model, "prompt": "a"}),
@@ -66,7 +71,7 @@ def test_the_progress_age_of_a_stuck_engine_grows_while_the_loop_answers(
     peer, model = own_peer
     request = generation(peer, model)
     assert peer.next_of(request)[0] == DELTA
-    peer.call("fault_break_step", {"hang": True})
+    inject(peer, "engine.step:hang")
     ages: list[float] = []
 
     def has_grown() -> bool:
@@ -83,7 +88,7 @@ def test_the_progress_age_of_a_stuck_engine_grows_while_the_loop_answers(
 
 def test_deadlines_and_cancels_need_no_engine(own_peer: tuple[Peer, str]) -> None:
     peer, model = own_peer
-    peer.call("fault_break_step", {"hang": True})
+    inject(peer, "engine.step:hang")
     request = {"model": model, "prompt": "a"}
     late = peer.request("generate", request, {"deadline_ms": 50})
     cancelled = peer.request("generate", request)
@@ -96,7 +101,7 @@ def test_a_runtime_whose_engine_is_stuck_still_ends_when_its_host_leaves(
     own_peer: tuple[Peer, str],
 ) -> None:
     peer, model = own_peer
-    peer.call("fault_break_step", {"hang": True})
+    inject(peer, "engine.step:hang")
     generation(peer, model)
     assert peer.settled(peer.request("echo", {"data": 1}))[0] == RESULT
     peer.close_input()

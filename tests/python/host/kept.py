@@ -1,5 +1,4 @@
-"""A runtime that is kept, on a loop whose time the test moves, with processes that the test ends.
-"""
+"""A runtime that is kept, on a loop whose time the test moves, with processes that the test ends."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ class KeptBench:
 
     def answer(self, value: object, index: int = -1) -> None:
         """Answer a request of the newest process, the last one."""
-        self.process.answer(index, value)
+        self.loop.call_soon(self.process.answer, index, value)
         self.turn()
 
     def end(self, value: object = None, index: int = -1) -> None:
@@ -127,7 +126,7 @@ class KeptBench:
         """Let the newest process die, and its successor run."""
         before = self.count
         self.die()
-        self.advance(BACKOFF_MS)
+        self.advance(self.steps[-1].delay_ms or 0.0)
         assert self.count == before + 1 and self.runtime.state == "running"
         return self.process
 

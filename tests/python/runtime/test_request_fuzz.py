@@ -24,7 +24,6 @@ from tests.python.runtime.judge import (
     PIECE,
     PING,
     REQUEST,
-    STREAMS,
     Judge,
 )
 from tests.python.runtime.random_requests import PARAMS, WRONG, fill, requests
@@ -34,6 +33,10 @@ QUIET: Final = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+PLENTY: Final = 2**20
+"""Items that no bounded stream has."""
+LONG: Final = 1_000
+"""Items of a stream that is not waited for."""
 PLACES: Final = st.integers(0, 30)
 STEPS: Final = st.lists(
     st.one_of(
@@ -60,6 +63,7 @@ class Mixed:
         self._handle = ""
         self._next = 0
         self._made: list[list[Any]] = []
+        self._asked: dict[int, dict[str, Any]] = {}
         self._runtime = InProcess(self.see)
         self.answers: dict[int, Any] = {}
 
@@ -97,7 +101,9 @@ class Mixed:
         self._made.clear()
         for name, value in steps:
             await self._step(name, value)
-        await self._runtime.until(lambda: all(self._is_stream(i) for i in self.judge.open))
+        for request in self.judge.open:
+            self._grant(request, PLENTY)
+        await self._runtime.until(lambda: all(self._is_endless(i) for i in self.judge.open))
         for request in self.judge.open:
             self._runtime.send([CANCEL, request])
         await self._runtime.until(lambda: not self.judge.open)
@@ -108,9 +114,17 @@ class Mixed:
         assert ids_of(answer[2]["ids"]) == [TOKEN] * 3
         assert self._runtime.defects == [] and self._runtime.runtime.server.in_flight == 0
 
-    def _is_stream(self, request: int) -> bool:
-        """Whether it may go on for ever; whatever else is asked must come to its end."""
-        return self.judge.methods[request] in STREAMS
+    def _is_endless(self, request: int) -> bool:
+        """Whether it may go on for long; whatever else is asked must come to its end."""
+        params = self._asked[request]
+        return any(
+            type(count := params.get(name)) is int and count > LONG
+            for name in ("count", "max_tokens")
+        )
+
+    def _grant(self, request: int, count: int) -> None:
+        self.judge.grant(request, count)
+        self._runtime.send([CREDIT, request, count])
 
     async def _tokens(self, text: str) -> list[int]:
         answer = await self.ask("tokenize", {"model": self._handle, "text": text})
@@ -137,8 +151,7 @@ class Mixed:
         if name == "cancel":
             self._runtime.send([CANCEL, message[1]])
         elif name == "credit":
-            self.judge.grant(message[1], count)
-            self._runtime.send([CREDIT, message[1], count])
+            self._grant(message[1], count)
         elif message[1] in self.judge.open:
             self.judge.expect(message[1], message[2], 0)
             self._runtime.send(message)
@@ -154,6 +167,7 @@ class Mixed:
         params = fill(params, self._handle, self._folder)
         message = [REQUEST, self._next, method, params, *([] if options is None else [options])]
         self._made.append(message)
+        self._asked[self._next] = params
         self.judge.expect(self._next, method, (options or {}).get("credit", 256))
         self._runtime.send(*(_cut(message) if in_pieces else [message]))
         return int(message[1])
@@ -223,9 +237,9 @@ def test_a_real_runtime_answers_each_and_lives(
         request = peer.request(method, fill(params, handle, str(folder)), options)
         judge.expect(request, method, (options or {}).get("credit", 256))
         sent.append(request)
-    peer.send(*([CREDIT, request, 2**20] for request in sent))
+    peer.send(*([CREDIT, request, PLENTY] for request in sent))
     for request in sent:
-        judge.grant(request, 2**20)
+        judge.grant(request, PLENTY)
         while request in judge.open:
             judge.see(peer.next_of(request))
     handle = peer.load(folder)

@@ -338,6 +338,12 @@ async def test_a_stream_sends_no_more_than_its_credit() -> None:
         assert [item for delta in deltas for item in delta[3]] == list(range(10))
 
 
+async def test_a_grant_in_the_same_read_as_its_request_counts() -> None:
+    async with a_server() as bench:
+        bench.receive([REQUEST, 1, "stream_echo", {"count": 10}, {"credit": 3}], [CREDIT, 1, 7])
+        assert await bench.settled(1) == [END, 1, {"count": 10}]
+
+
 async def test_a_starved_stream_delays_no_other_request() -> None:
     async with a_server() as bench:
         bench.receive([REQUEST, 1, "stream_echo", {"count": 10}, {"credit": 0}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ...limits import CREDIT_LIMIT
@@ -48,14 +48,20 @@ class StreamEcho:
     def __init__(self, room: Room) -> None:
         self._room = room
 
-    async def run(self, call: Call, params: dict[str, Any]) -> None:
-        """Send `count` items, each `data` or its index, as fast as the reader takes them."""
+    def run(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        """Send `count` items, each `data` or its index, as fast as the reader takes them.
+
+        What the reader grants counts from here on, also before the first step of the coroutine.
+        """
         fields = Params(params)
         count = fields.integer("count", 0, CREDIT_LIMIT)
         data = fields.take("data", None)
         fields.done()
         credit = Credit(call.options.credit)
         call.on_credit = credit.grant
+        return self._send(call, count, data, credit)
+
+    async def _send(self, call: Call, count: int, data: object, credit: Credit) -> None:
         sent = 0
         while sent < count:
             taken = await credit.take(min(count - sent, _ITEMS_PER_DELTA))
