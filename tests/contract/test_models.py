@@ -9,12 +9,24 @@ from typing import Any
 import pytest
 
 from isthmus import host
-from isthmus.errors import IsthmusError, ModelLoadFailed, ModelNotLoaded
+from isthmus.errors import InvalidRequest, IsthmusError, ModelLoadFailed, ModelNotLoaded
 from isthmus.models import BUILTIN_ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STAGES = ["resolve", "download", "verify", "load", "warm_up"]
+
+
+async def listed(runtime: host.Runtime) -> dict[str, Any]:
+    """Return the models in memory by their handles."""
+    found = await runtime.call("list_models")
+    return {info["model"]: info for info in found["models"]}
+
+
+async def leave(runtime: host.Runtime, model: host.Model) -> None:
+    """Give the last reference back, and the memory with it."""
+    params = {"model": model.info.model, "evict": True}
+    assert (await runtime.call("unload_model", params))["resident"] is False
 
 
 async def test_the_info_describes_the_model(model: host.Model) -> None:
@@ -37,10 +49,10 @@ async def test_loading_tells_of_its_stages_in_order(runtime: host.Runtime) -> No
     draft = await runtime.load_model("default-draft", on_progress=told.append)
     stages = [event["stage"] for event in told]
     assert stages == sorted(stages, key=STAGES.index)
-    assert {"resolve", "verify", "load"} <= set(stages)
+    assert {"resolve", "verify", "load", "warm_up"} <= set(stages)
     assert all(0 <= event["done"] <= event["total"] and event["unit"] for event in told)
     assert told[-1]["done"] == told[-1]["total"]
-    assert await draft.unload() is True
+    await leave(runtime, draft)
 
 
 async def test_the_same_model_is_loaded_once_and_counted(runtime: host.Runtime) -> None:
@@ -51,17 +63,121 @@ async def test_the_same_model_is_loaded_once_and_counted(runtime: host.Runtime) 
     with pytest.raises(ModelNotLoaded):
         await handles[0].tokenize("x")
     with pytest.raises(ModelNotLoaded):
-        await handles[0].unload()
+        await runtime.call("unload_model", {"model": handles[0].info.model})
 
 
-async def test_what_is_loaded_is_listed(runtime: host.Runtime, model: host.Model) -> None:
-    before = {info.model for info in await runtime.list_models()}
+async def test_what_is_in_memory_is_listed_until_it_leaves(
+    runtime: host.Runtime, model: host.Model
+) -> None:
     draft = await runtime.load_model("default-draft")
-    listed = {info.model: info for info in await runtime.list_models()}
-    assert set(listed) == before | {draft.info.model}
-    assert listed[draft.info.model].source == "default-draft"
-    await draft.unload()
-    assert {info.model for info in await runtime.list_models()} == before
+    handle = draft.info.model
+    assert (await listed(runtime))[handle]["source"] == "default-draft"
+    left = await runtime.call("unload_model", {"model": handle})
+    assert left == {"unloaded": True, "references": 0, "resident": True}
+    assert (await listed(runtime))[handle]["references"] == 0
+    again = await runtime.call("load_model", {"source": "default-draft"})
+    assert again["references"] == 1
+    left = await runtime.call("unload_model", {"model": again["model"], "evict": True})
+    assert left == {"unloaded": True, "references": 0, "resident": False}
+    assert handle not in await listed(runtime)
+    assert model.info.model in await listed(runtime)
+
+
+async def test_a_load_from_memory_tells_of_no_stage(runtime: host.Runtime) -> None:
+    first = await runtime.load_model("default-draft")
+    told: list[dict[str, Any]] = []
+    second = await runtime.load_model("default-draft", on_progress=told.append)
+    assert told == [] and second.info.load_ms == first.info.load_ms
+    await first.unload()
+    await leave(runtime, second)
+
+
+async def test_a_pinned_model_stays_without_references(runtime: host.Runtime) -> None:
+    info = await runtime.call("load_model", {"source": "default-draft", "pin": True})
+    assert info["pinned"] and info["bytes"] > info["weight_bytes"]
+    left = await runtime.call("unload_model", {"model": info["model"], "evict": True})
+    assert left["unloaded"] and left["resident"]
+    again = await runtime.call("load_model", {"source": "default-draft", "pin": False})
+    assert not again["pinned"]
+    left = await runtime.call("unload_model", {"model": again["model"], "evict": True})
+    assert not left["resident"]
+
+
+async def test_a_model_leaves_when_it_has_been_idle_for_its_time(runtime: host.Runtime) -> None:
+    params = {"source": "default-draft", "idle_timeout_ms": 1}
+    handle = (await runtime.call("load_model", params))["model"]
+    await runtime.call("unload_model", {"model": handle})
+    async with asyncio.timeout(30):
+        while handle in await listed(runtime):
+            await asyncio.sleep(0.001)
+
+
+async def test_a_restored_handle_names_the_model_beside_its_own(runtime: host.Runtime) -> None:
+    own = await runtime.call("load_model", {"source": "default-draft"})
+    params = {"source": "default-draft", "handle": "draft-0ff1ce-3", "references": 2}
+    restored = await runtime.call("load_model", {**params, "prior_failures": 1})
+    assert (restored["model"], restored["references"]) == ("draft-0ff1ce-3", 3)
+    for handle in ("draft-0ff1ce-3", own["model"]):
+        ids = await runtime.call("tokenize", {"model": handle, "text": "a name"})
+        assert len(ids["ids"]) > 0
+    with pytest.raises(InvalidRequest) as caught:
+        await runtime.call("load_model", {**params, "source": "default"})
+    assert caught.value.details["field"] == "handle"
+    for handle in (own["model"], "draft-0ff1ce-3", "draft-0ff1ce-3"):
+        left = await runtime.call("unload_model", {"model": handle, "evict": True})
+    assert left["unloaded"]
+    with pytest.raises(ModelNotLoaded):
+        await runtime.call("tokenize", {"model": "draft-0ff1ce-3", "text": "gone"})
+
+
+async def test_one_model_replaces_another(runtime: host.Runtime, tiny_folder: Path) -> None:
+    old = await runtime.call("load_model", {"source": "default-draft"})
+    params = {"source": str(tiny_folder), "local_files_only": True, "replace": old["model"]}
+    new = await runtime.call("load_model", params)
+    with pytest.raises(ModelNotLoaded):
+        await runtime.call("model_info", {"model": old["model"]})
+    with pytest.raises(ModelNotLoaded):
+        await runtime.call("load_model", params)
+    await runtime.call("unload_model", {"model": new["model"], "evict": True})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pin", 1),
+        ("idle_timeout_ms", -1),
+        ("idle_timeout_ms", float("nan")),
+        ("replace", 7),
+        ("kv_tokens", 0),
+        ("handle", "../x"),
+        ("handle", "x" * 129),
+        ("references", 0),
+        ("prior_failures", -1),
+        ("evict", True),
+    ],
+)
+async def test_what_a_load_cannot_mean_is_refused(
+    runtime: host.Runtime, field: str, value: object
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await runtime.call("load_model", {"source": "default-draft", field: value})
+    assert caught.value.details["field"] == field
+
+
+async def test_the_counters_tell_of_models(runtime: host.Runtime) -> None:
+    before = (await runtime.stats())["models"]
+    draft, again = [
+        await runtime.load_model("default-draft", local_files_only=True) for _ in range(2)
+    ]
+    during = (await runtime.stats())["models"]
+    assert during["loads"] == before["loads"] + 1 and during["hits"] == before["hits"] + 1
+    assert during["used_bytes"] > before["used_bytes"]
+    assert during["resident"] == before["resident"] + 1 and during["reserved_bytes"] == 0
+    await again.unload()
+    await leave(runtime, draft)
+    after = (await runtime.stats())["models"]
+    assert after["evictions"] == before["evictions"] + 1
+    assert after["used_bytes"] == before["used_bytes"] <= after["budget_bytes"]
 
 
 async def test_a_model_that_is_unloaded_while_it_generates_finishes_first(

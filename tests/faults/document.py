@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from tests.faults.files import FOLDER, ROOT, files_of, places_of
 from tests.faults.injected import injecting
 from tests.faults.promised.promise import Promise
 from tests.faults.promises import BESIDE_THE_ROWS, NOT_PROMISED, PROMISES, SECTIONS
+from tests.faults.prose import head, paragraph
 from tests.faults.retried import retrying
 from tests.faults.sentences import sentence, sentences_of
 
@@ -56,27 +56,30 @@ def _lines() -> Iterator[str]:
     yield "## Beside the rows\n"
     for name, text in BESIDE_THE_ROWS.items():
         if text:
-            yield f"{fill(text)} ({_link(FOLDER / name)})\n"
+            yield f"{paragraph(text)} ({_link(FOLDER / name)})\n"
             yield from _shown(FOLDER / name)
     yield "## Not promised\n"
-    yield "| row | fault | why |\n|---|---|---|"
+    yield head("row", "fault", "why")
     for row in NOT_PROMISED:
         yield f"| {row.row} | {row.fault} | {row.reason} |"
 
 
 def _row(promise: Promise) -> Iterator[str]:
     yield f"### {promise.row}. {promise.fault[0].upper()}{promise.fault[1:]}\n"
-    yield f"{fill(promise.text)}\n"
+    yield f"{paragraph(promise.text)}\n"
     for file in files_of(promise.row):
-        places = " and ".join(sorted(place.value for place in places_of(file)))
-        yield f"Shown through the {places} ({_link(file)}):\n"
+        yield f"{_places(file)} ({_link(file)}):\n"
         yield from _shown(file)
     if promise.elsewhere:
-        yield "Shown too by:\n"
-        for test in promise.elsewhere:
-            name, function = test.split("::")
-            yield f"- {sentence(function)} ({_link(ROOT / name)})"
-        yield ""
+        yield from _elsewhere(promise.elsewhere)
+
+
+def _elsewhere(tests: tuple[str, ...]) -> Iterator[str]:
+    """Say what single tests of one other file show."""
+    name = tests[0].split("::")[0]
+    yield f"{_places(ROOT / name)} ({_link(ROOT / name)}):\n"
+    yield from (f"- {sentence(test.split('::')[1])}" for test in tests)
+    yield ""
 
 
 def _shown(file: Path) -> Iterator[str]:
@@ -84,9 +87,8 @@ def _shown(file: Path) -> Iterator[str]:
     yield ""
 
 
-def fill(text: str) -> str:
-    """Return a paragraph in lines of the length that the other documents have."""
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+def _places(file: Path) -> str:
+    return f"Shown through the {' and the '.join(sorted(places_of(file)))}"
 
 
 def _link(file: Path) -> str:

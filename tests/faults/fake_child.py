@@ -174,6 +174,55 @@ def exit_with(code: str) -> None:
     os._exit(int(code))
 
 
+def last_words(words: str) -> None:
+    """Go at the first request, with these words."""
+    hello()
+    next(requests())
+    os.write(2, words.encode() + b"\n")
+    os._exit(134)
+
+
+def note_start(file: str) -> int:
+    """Add this process to those that a file tells of; say how many there were. Two that run at once
+    are noted as an overlap."""
+    path = Path(file)
+    before = path.read_text().split() if path.exists() else []
+    alive = [pid for pid in before if pid.isdigit() and Path(f"/proc/{pid}").exists()]
+    state = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in alive]
+    words = [*before, *("overlap" for each in state if each != "Z"), str(os.getpid())]
+    path.write_text(" ".join(words))
+    return len(before)
+
+
+def counted(file: str) -> None:
+    """Answer every request with its data, and leave a note of each start."""
+    note_start(file)
+    echo("")
+
+
+def good_once(file: str) -> None:
+    """Work the first time; then complain and go before the hello."""
+    if note_start(file) == 0:
+        echo("")
+    exit_with("1")
+
+
+def hello_and_exit(file: str) -> None:
+    """Work the first time; then say hello and go at once."""
+    if note_start(file) == 0:
+        echo("")
+    hello()
+    exit_with("1")
+
+
+def slow_start(file: str) -> None:
+    """Work the first time; then say no hello for ever, but react to the end of the input."""
+    if note_start(file) == 0:
+        echo("")
+    while os.read(0, 1 << 16):
+        pass
+
+
 SCENARIOS: dict[str, Callable[[str], None]] = {
     "echo": echo,
     "bytewise": bytewise,
@@ -186,6 +235,11 @@ SCENARIOS: dict[str, Callable[[str], None]] = {
     "hang": hang,
     "half": write_half,
     "exit": exit_with,
+    "last-words": last_words,
+    "counted": counted,
+    "good-once": good_once,
+    "hello-and-exit": hello_and_exit,
+    "slow-start": slow_start,
 }
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 /** Row 1: the runtime's output ends inside a frame. */
 
 import { expect, test } from 'vitest';
-import { failure, isAlive, startFake } from './support.js';
+import { failure, isAlive, ONCE, startFake } from './support.js';
 
 test.each(['000000', '00000005', '0000000593010203', '00000064930203'])(
   'a frame cut after %s settles everything that is pending, and later calls are refused',
   async (bytes) => {
-    const runtime = await startFake('raw-exit', bytes);
+    const runtime = await startFake('raw-exit', bytes, ONCE);
     const errors = await Promise.all([
       failure(runtime.echo(1)),
       failure(runtime.echo(2)),

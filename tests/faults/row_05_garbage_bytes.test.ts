@@ -2,7 +2,16 @@
 
 import { expect, test } from 'vitest';
 import { createRuntime, type IsthmusError } from '../../bridge/dist/index.js';
-import { ENVIRONMENT, failure, fakeCommand, isAlive, ONCE, PYTHON, startFake, waitUntil } from './support.js';
+import {
+  ENVIRONMENT,
+  failure,
+  fakeCommand,
+  isAlive,
+  ONCE,
+  PYTHON,
+  startFake,
+  waitUntil,
+} from './support.js';
 
 function shownBytes(error: IsthmusError): unknown {
   return error.details.bytes;

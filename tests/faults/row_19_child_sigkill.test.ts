@@ -2,7 +2,16 @@
 
 import { expect, test } from 'vitest';
 import type { IsthmusError, RuntimeExitedError } from '../../bridge/dist/index.js';
-import { failure, kill, ONCE, startFake, startFaulty, temporaryFolder, waitUntil, writeChain } from './support.js';
+import {
+  failure,
+  kill,
+  ONCE,
+  startFake,
+  startFaulty,
+  temporaryFolder,
+  waitUntil,
+  writeChain,
+} from './support.js';
 
 /** The promise is 100 ms; three times that on a machine that may be busy. */
 const SETTLES_WITHIN_MS = 300;
@@ -82,4 +91,20 @@ test('while 1000 calls are in flight: each settles exactly once', async () => {
   await Promise.all(calls);
   expect([...outcomes.values()]).toEqual(new Array(1_000).fill(1));
   expect(runtime.counters.queuedBytes).toBe(0);
+});
+
+test('with a successor: what never left and what may be repeated is answered, the rest is told', async () => {
+  const runtime = await startFaulty();
+  const [{ pid }, killedAt] = [runtime.hello, performance.now()];
+  const lost = failure(runtime.call('fault_sleep', { seconds: 600 }));
+  await runtime.ping();
+  const repeated = Array.from({ length: 10 }, (_, index) => runtime.echo(index));
+  kill(pid);
+  expectKilled(await lost);
+  expect(performance.now() - killedAt).toBeLessThan(10 * SETTLES_WITHIN_MS);
+  const later = runtime.call('fault_sleep', { seconds: 0 });
+  expect(await Promise.all(repeated)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  expect(await later).toEqual({ slept: true });
+  expect(runtime.hello.pid).not.toBe(pid);
+  expect(runtime.state).toBe('running');
 });

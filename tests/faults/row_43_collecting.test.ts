@@ -91,3 +91,17 @@ test('a model unloaded while calls collect answers those made before, and refuse
   for (const error of await Promise.all(after)) expect(error.code).toBe('MODEL_NOT_LOADED');
   expect((await Promise.all([first, ...bystanders])).every((ids) => ids.length > 0)).toBe(true);
 });
+
+test('calls that collect when the runtime is killed go to the next one, and all are answered', async () => {
+  const { runtime, model, first } = await busy();
+  const expected = await model.tokenizeBatch(
+    Array.from({ length: 20 }, (_, i) => `text number ${i}`),
+  );
+  process.kill(runtime.hello.pid, 'SIGSTOP');
+  const second = model.tokenize(FIRST);
+  await new Promise((resolve) => setImmediate(resolve));
+  const calls = collect(model, 20);
+  kill(runtime.hello.pid);
+  expect(await Promise.all(calls)).toEqual(expected);
+  expect(await second).toEqual(await first);
+});

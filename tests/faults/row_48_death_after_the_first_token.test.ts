@@ -84,3 +84,17 @@ test('logits that break in the middle leave what came before them', async () => 
     details: { completionTokens: 2 },
   });
 });
+
+test('with a successor: without a token it is repeated, with one it is not', async () => {
+  const folder = writeChain(temporaryFolder());
+  const runtime = await startFaulty();
+  const model = await runtime.loadModel(folder);
+  const request = { prompt: 'a', maxTokens: 8 };
+  await runtime.call('fault_die_at_token', { tokens: 0 });
+  expect((await model.generate(request)).text).toBe('aaaaaaaa');
+  await runtime.call('fault_die_at_token', { tokens: TOKENS });
+  const { text, error } = await iterate(model.generate(request));
+  expect(text).toBe(PARTIAL.text);
+  expect(error).toMatchObject({ code: 'RUNTIME_EXITED', retryable: false, partial: PARTIAL });
+  expect((await runtime.stats()).supervision).toMatchObject({ replayed: 1, restored: 1 });
+});

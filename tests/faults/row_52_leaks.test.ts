@@ -124,3 +124,29 @@ test('10,000 requests of every kind leave no listener on a shared signal and no 
   expect(runtime.counters).toEqual({ droppedReplies: 0, unknownEvents: 0, queuedBytes: 0 });
   await runtime.close();
 });
+
+test('200 restarts of one runtime leave nothing behind', async () => {
+  const options = { command: fakeCommand('echo'), env: ENVIRONMENT };
+  const restart = { limit: 1_000, backoffMs: 0 };
+  const runtime = await createRuntime({ ...options, restart });
+  const { signal } = new AbortController();
+  const again = async (count: number): Promise<void> => {
+    for (let round = 0; round < count; round++) {
+      const { pid } = runtime.hello;
+      kill(pid);
+      await waitUntil(() => runtime.state !== 'running' || runtime.hello.pid !== pid, 'the end');
+      const calls = [1, 2, 3].map((data) => runtime.echo(data, { signal, deadlineMs: 20_000 }));
+      expect(await Promise.all(calls)).toEqual([1, 2, 3]);
+    }
+  };
+  await again(5);
+  const before = footprint();
+  await again(200);
+  const after = await footprintLike(before);
+  expectNoMore(after, before);
+  expect(after.zombies).toBe(0);
+  expect(children().filter(isAlive)).toEqual([runtime.hello.pid]);
+  expect(runtime.counters).toEqual({ droppedReplies: 0, unknownEvents: 0, queuedBytes: 0 });
+  await runtime.close();
+  expect(children().filter(isAlive)).toEqual([]);
+}, 60_000);

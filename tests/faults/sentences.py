@@ -90,7 +90,9 @@ def typescript_titles(text: str) -> list[str]:
 
 def sentence(words: str) -> str:
     """Return a test's name or title as a sentence."""
-    text = words.removeprefix("test_").replace("_", " ") if " " not in words else words
+    text = words
+    if " " not in words:
+        text = re.sub(r"([a-z]) s\b", r"\1's", words.removeprefix("test_").replace("_", " "))
     text = _PLACEHOLDER.sub("…", text).strip().rstrip(".")
     text = re.sub(r"^…: ", "in each case ", text)
     for plain, spelled in _SPELLED.items():

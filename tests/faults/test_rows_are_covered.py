@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from isthmus.resilience.guard import RULES
 from tests.faults.document import TARGET, document
 from tests.faults.files import FOLDER, ROOT, all_test_files, files_of, places_of, row_of
 from tests.faults.promised.promise import Place, Promise
 from tests.faults.promises import BESIDE_THE_ROWS, LAST_ROW, NOT_PROMISED, PROMISES
+from tests.faults.retried import OUTCOMES, judged
 from tests.faults.sentences import python_tests, sentences_of
 
 HERE = "test_rows_are_covered.py"
@@ -51,6 +53,12 @@ def test_every_test_file_of_a_row_says_its_row_first() -> None:
         if row is not None:
             begin = file.read_text("utf-8")[:40]
             assert re.match(rf'("""|/\*\* )Rows? {row}\b', begin), f"{file.name}: {begin}"
+
+
+def test_every_outcome_of_a_call_stands_in_the_table_of_retries() -> None:
+    said = [code for outcome in OUTCOMES for code in outcome.codes]
+    assert set(said) == set(RULES)
+    assert all(judged(outcome) is not None for outcome in OUTCOMES)
 
 
 def test_the_document_is_what_the_promises_and_tests_make() -> None:

@@ -11,6 +11,8 @@ from tests.faults.sentences import python_tests, sentence, typescript_titles
     ("words", "said"),
     [
         ("test_the_first_is_unharmed", "The first is unharmed."),
+        ("test_a_caller_s_own_mistake", "A caller's own mistake."),
+        ("it takes 1 s", "It takes 1 s."),
         ("it ends, and %s is kept", "It ends, and … is kept."),
         ("%s: nothing is left", "In each case nothing is left."),
         ("a jump by $jump.ms ms.", "A jump by … ms."),

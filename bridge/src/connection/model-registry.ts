@@ -9,7 +9,7 @@
  * For each handle: how it was loaded, how many references the host has, and how many processes
  * ended while calls of it ran. A stale handle is restored once for all who wait for it. A model
  * whose restoring ended the process is not restored by itself again. Twin:
- * `isthmus/host/model_registry.py`. Knows the connection only as something that loads and unloads.
+ * `isthmus/host/registry.py`. Knows the connection only as something that loads and unloads.
  */
 
 import { copyError, type IsthmusError, makeError } from '../errors.js';

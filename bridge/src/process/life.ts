@@ -10,11 +10,11 @@
 
 export type LifeState = 'starting' | 'running' | 'restarting' | 'failed' | 'closing' | 'closed';
 
-/** What may follow each state. `restarting` follows itself when a start has failed. */
+/** What may follow each state. */
 export const TRANSITIONS: Readonly<Record<LifeState, readonly LifeState[]>> = {
   starting: ['running', 'failed'],
   running: ['restarting', 'closing'],
-  restarting: ['restarting', 'running', 'failed', 'closing'],
+  restarting: ['running', 'failed', 'closing'],
   failed: ['restarting', 'closing'],
   closing: ['closed'],
   closed: [],

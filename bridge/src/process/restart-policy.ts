@@ -4,7 +4,7 @@
  * At most `limit` restarts begin within `windowMs`, as with Erlang's supervisors; the wait before
  * each is drawn from 0 up to a backoff that doubles with every process that ended before it had
  * lived `healthyMs` (full jitter). A hello alone resets nothing. Twin:
- * `isthmus/host/restart_policy.py`; shared cases: `tests/vectors/restarts.json`.
+ * `isthmus/host/restarts.py`; shared cases: `tests/vectors/restarts.json`.
  */
 
 import {
@@ -46,11 +46,6 @@ export class RestartPolicy {
   constructor(options: RestartOptions, random: () => number) {
     this.#options = options;
     this.#random = random;
-  }
-
-  /** Restarts that began within the window, by the last time that was asked. */
-  get recent(): number {
-    return this.#began.length;
   }
 
   /** A process ended that had lived so long since its hello, 0 if it said none: return how long to

@@ -11,7 +11,6 @@
 import type { Connection } from '../connection/connection.js';
 import type { Link } from '../connection/link.js';
 import type { ExitReport, IsthmusError } from '../errors.js';
-import type { WireMap } from '../wire/decoder.js';
 import { type Ending, startFailed, startTimedOut } from './end-report.js';
 import { PatientTimer } from './patient-timer.js';
 import { Child, type ChildOptions, type Command, type StopTimes } from './spawn.js';
@@ -33,7 +32,6 @@ export interface ProcessOwner {
 
 export class RuntimeProcess {
   readonly link: Link;
-  hello: WireMap = {};
   readonly #options: ProcessOptions;
   readonly #owner: ProcessOwner;
   readonly #clock: () => number;
@@ -102,9 +100,8 @@ export class RuntimeProcess {
   }
 
   /** It said hello. */
-  greeted(hello: WireMap): void {
+  greeted(): void {
     this.#startTimer.clear();
-    this.hello = hello;
     this.#helloAt = this.#clock();
     if (this.#state === 'starting') this.#state = 'running';
   }

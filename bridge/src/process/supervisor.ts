@@ -29,7 +29,7 @@ export interface StateChange {
   readonly reason?: string;
   /** The error that calls get because of it. */
   readonly error?: IsthmusError;
-  /** Restarts within the policy's window, this one included. */
+  /** Which start since it last ran, counted from 1; 0 when none is meant. */
   readonly attempt: number;
   /** How long the next start is put off. */
   readonly delayMs?: number;
@@ -70,6 +70,8 @@ export class Supervisor {
   readonly closed: Promise<ExitReport>;
   /** Processes that were begun after the first. */
   restarts = 0;
+  /** What the newest process said of itself that said anything. */
+  hello: WireMap = {};
   /** How the last process ended. */
   lastExit: Ending | undefined;
   readonly #options: SupervisorOptions;
@@ -85,6 +87,10 @@ export class Supervisor {
   #isAsked = false;
   /** Someone asked for a restart: it does not wait for the policy. */
   #isByHand = false;
+  /** What the policy said of the end of the last process that ran: how long to wait, or to give up. */
+  #verdict: { readonly delayMs: number | undefined } | undefined;
+  /** Starts since it last ran. */
+  #attempt = 0;
   #ends: PastEnd[] = [];
   #reason: string | null = null;
   #waiters: Waiter[] = [];
@@ -129,10 +135,6 @@ export class Supervisor {
 
   get pid(): number | undefined {
     return this.#process?.pid;
-  }
-
-  get hello(): WireMap {
-    return this.#process?.hello ?? {};
   }
 
   get stderrTail(): string {
@@ -226,7 +228,9 @@ export class Supervisor {
   #to(state: LifeState, extras: Omit<Partial<StateChange>, 'from' | 'to'> = {}): void {
     const from = this.#life.to(state);
     this.#reason = extras.reason ?? null;
-    const attempt = this.#policy?.recent ?? 0;
+    if (state === 'restarting') this.#attempt = 1;
+    const attempt = this.#attempt;
+    if (state !== 'restarting') this.#attempt = 0;
     const { onState } = this.#options;
     if (onState !== undefined) callUser(() => onState({ from, to: state, attempt, ...extras }));
   }
@@ -255,7 +259,8 @@ export class Supervisor {
 
   #greeted(hello: WireMap): void {
     const process = this.#process as RuntimeProcess;
-    process.greeted(hello);
+    this.hello = hello;
+    process.greeted();
     process.setReferenced(this.connection.isBusy);
     this.#isByHand = false;
     if (this.state === 'closing') return;
@@ -333,8 +338,14 @@ export class Supervisor {
       exitError(ending, isSent, isDelivered);
     if (isRunning && !hasNext) connection.refuse(() => makeError(false, false));
     if (isRunning) {
-      const reason = `the runtime ${whatHappened(ending)}`;
-      this.#to(hasNext ? 'restarting' : 'closing', { reason, error: makeError(false, false) });
+      const told = {
+        reason: `the runtime ${whatHappened(ending)}`,
+        error: makeError(false, false),
+      };
+      const delayMs = this.#policy?.next(this.#clock(), ending.healthyForMs);
+      this.#verdict = { delayMs };
+      const extras = delayMs === undefined ? told : { ...told, delayMs };
+      this.#to(hasNext ? 'restarting' : 'closing', extras);
     }
     connection.detach({ hasNext, hasCrashed, makeError });
     if (!hasNext) connection.rejectKept(isRunning ? () => makeError(false, false) : closing);
@@ -356,11 +367,14 @@ export class Supervisor {
   }
 
   #beginAgain(ending: Ending): void {
+    const verdict = this.#verdict;
+    this.#verdict = undefined;
     if (this.#isByHand) return this.#begin();
-    const delayMs = this.#policy?.next(this.#clock(), ending.healthyForMs);
+    if (verdict === undefined && ending.startError !== undefined) this.#attempt++;
+    const { delayMs } = verdict ?? {
+      delayMs: this.#policy?.next(this.#clock(), ending.healthyForMs),
+    };
     if (delayMs === undefined) return this.#giveUp(failedError(this.#ends, ending));
-    const reason = `the runtime ${whatHappened(ending)}`;
-    this.#to('restarting', { reason, delayMs });
     this.#timer.set(() => this.#begin(), delayMs, this.connection.isBusy);
   }
 

@@ -5,11 +5,12 @@ started with `--faults` or `--fault`: then nothing here is even asked.
 """
 
 from .faults import Faults
-from .spec import ACTIONS, POINTS, Action, FaultSpec, Point, parse_spec, usage
+from .spec import ACTIONS, POINTS, TRIGGERS, Action, FaultSpec, Point, parse_spec, usage
 
 __all__ = [
     "ACTIONS",
     "POINTS",
+    "TRIGGERS",
     "Action",
     "FaultSpec",
     "Faults",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import EngineDead
+from ..faults import Faults, Point
 from ..text.tokenizer import TextTokenizer
 from .adapter import adapter_bytes, verify_adapter
 from .download import Download, hub_download
@@ -114,12 +115,20 @@ class FolderMaker:
         engine: Loads the weights.
         model_roots: Folders that local models must lie in; empty allows any.
         retrying: Tries again what fails in passing.
+        faults: What is to go wrong on purpose.
     """
 
-    def __init__(self, engine: Engine, model_roots: tuple[Path, ...], retrying: Retrying) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        model_roots: tuple[Path, ...],
+        retrying: Retrying,
+        faults: Faults | None = None,
+    ) -> None:
         self._engine = engine
         self._model_roots = model_roots
         self._retrying = retrying
+        self._faults = faults
 
     async def stamp(self, source: Source) -> Stamp:
         """Return how the source's folder looks."""
@@ -203,6 +212,8 @@ class FolderMaker:
             await self._engine.run_steps(load)
 
     def _locate(self, source: Source, download: Download) -> Located:
+        if self._faults is not None:
+            self._faults.strike(Point.MODEL_LOAD, source.source)
         return locate(
             source.source,
             model_roots=self._model_roots,

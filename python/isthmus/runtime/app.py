@@ -28,6 +28,7 @@ from ..limits import (
 from ..models.cache import CacheSettings, ModelCache
 from ..models.load import LoadOptions, Source
 from ..models.making import FolderMaker
+from ..models.memory import address_space_left
 from ..multiplex.multiplexer import Multiplexer
 from ..resilience.breaker import Transition
 from ..resilience.registry import Resilience
@@ -100,7 +101,7 @@ class Runtime:
         self._multiplexer = Multiplexer(group.create_task, loop)
         retrier = Retrier()
         models = ModelCache(
-            FolderMaker(self._engine, settings.model_roots, retrier),
+            FolderMaker(self._engine, settings.model_roots, retrier, faults),
             CacheSettings(settings.model_memory_bytes, settings.model_idle_timeout_s),
             secrets.token_hex(_TAG_BYTES),
             self.tell,
@@ -149,6 +150,7 @@ class Runtime:
         self._multiplexer.on_drained = self._check_pressure
         self._writer.on_drained = self._check_pressure
         self._engine.start()
+        _warn_of_limits()
         if self._settings.preload:
             self._preloading = self._group.create_task(self._preload())
 
@@ -267,6 +269,19 @@ class Runtime:
             if self.server.closed.is_set() or is_unread(self._pipes.write_fd):
                 return
             await asyncio.sleep(0.001)
+
+
+def _warn_of_limits() -> None:
+    """Say what a process that ends without a word may have ended of."""
+    left = address_space_left()
+    if left is not None:
+        log(
+            "warning",
+            "the address space of this process is limited (RLIMIT_AS, ulimit -v): an allocation "
+            "that does not fit into what is left ends it. If it ends by a signal, it may have been "
+            "short of memory: raise the limit, or load smaller models",
+            left_bytes=left,
+        )
 
 
 def _log_defect(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

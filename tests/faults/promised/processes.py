@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .promise import NODE, RUNTIME, Promise, Section
+from .promise import NODE, PYTHON_HOST, RUNTIME, SUPERVISION, Promise, Section
 
 PROCESSES = Section(
     "Processes and pipes",
@@ -27,11 +27,15 @@ PROCESSES = Section(
         ),
         Promise(
             19,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "the runtime is killed: idle, inside a frame, inside a stream",
             "Every pending call settles once, with the signal and the last lines of standard "
             "error. A stream first gives what had arrived. What was never written, and what may be "
             "repeated, goes to the next process.",
+            elsewhere=(
+                f"{SUPERVISION}::test_one_that_is_killed_while_nothing_is_asked_of_it_is_followed",
+                f"{SUPERVISION}::test_one_that_is_killed_at_work_leaves_nobody_waiting",
+            ),
         ),
         Promise(
             20,
@@ -42,11 +46,12 @@ PROCESSES = Section(
         ),
         Promise(
             21,
-            (RUNTIME, NODE),
+            (RUNTIME, NODE, PYTHON_HOST),
             "memory runs out",
             "A load that does not fit is refused before it begins, as often as it is tried, "
             "without a crash. When the system ends the runtime all the same, the error says that "
             "memory may be the reason.",
+            elsewhere=(f"{SUPERVISION}::test_a_runtime_that_runs_out_of_memory_is_said_to",),
         ),
         Promise(
             22,

@@ -23,6 +23,9 @@ class Place(StrEnum):
 
 RUNTIME, NODE, PYTHON_HOST = Place.RUNTIME, Place.NODE, Place.PYTHON_HOST
 
+SUPERVISION = "tests/contract/test_supervision.py"
+"""The Python host's tests with real processes that end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Promise:

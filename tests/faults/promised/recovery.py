@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .promise import NODE, PYTHON_HOST, RUNTIME, Promise, Section
+from .promise import NODE, PYTHON_HOST, RUNTIME, SUPERVISION, Promise, Section
 
 RECOVERY = Section(
     "Failing and coming back",
@@ -44,31 +44,39 @@ RECOVERY = Section(
         ),
         Promise(
             49,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "the runtime ends again and again",
-            "It is started at most 3 times in 60 seconds, with growing pauses. Then everything "
+            "It is started again at most 3 times in 60 seconds, with pauses. Then everything "
             "fails at once with `RUNTIME_FAILED`, whose message is the report: how each process "
             "ended, its last lines and the fix. Saying hello does not reset the count.",
+            elsewhere=(
+                f"{SUPERVISION}::test_a_runtime_that_cannot_run_is_given_up_with_a_report_and_restarted_by_hand",
+            ),
         ),
         Promise(
             50,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "a model is used after the runtime was started anew",
             "The same `Model` object works: its model is loaded again at first use, under the same "
             "handle. If that fails, its calls get a typed error; never another model's answer.",
+            elsewhere=(
+                f"{SUPERVISION}::test_a_model_that_is_gone_from_the_disk_fails_its_callers_and_no_others",
+            ),
         ),
         Promise(
             51,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "close, restart and a crash race each other",
             "There is at most one process at any time, each call of `close` and `restart` settles, "
             "and a second one changes nothing.",
+            elsewhere=(f"{SUPERVISION}::test_closing_while_it_restarts_leaves_no_process",),
         ),
         Promise(
             52,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "many runtimes, restarts and requests",
             "Descriptors, handles, listeners, zombies and memory are back where they were.",
+            elsewhere=(f"{SUPERVISION}::test_a_hundred_restarts_leave_nothing_open",),
         ),
     ),
 )

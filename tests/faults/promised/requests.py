@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from .promise import NODE, RUNTIME, Promise, Section
+from .promise import NODE, PYTHON_HOST, RUNTIME, SUPERVISION, Promise, Section
 
 REQUESTS = Section(
     "Silence, slowness, cancels and queues",
     (
         Promise(
             32,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "the runtime runs but answers nothing",
-            "After 10 seconds of silence (an option) it is ended and started again. What was "
-            "pending settles with `RUNTIME_UNRESPONSIVE`, or is sent again where that is allowed.",
+            "While something is asked of it, 10 seconds of silence (an option) end it, and it is "
+            "started again. What was pending settles with `RUNTIME_UNRESPONSIVE`, or is sent again "
+            "where that is allowed.",
+            elsewhere=(f"{SUPERVISION}::test_a_blocked_loop_is_found_and_who_waits_is_told",),
         ),
         Promise(
             33,
-            (RUNTIME,),
+            (RUNTIME, NODE, PYTHON_HOST),
             "the engine thread is dead or stuck while the rest lives",
             "Health tells it: the engine's state, and how long it has made no progress. A dead "
-            "engine refuses at once with `ENGINE_DEAD`; what needs no engine goes on.",
+            "engine refuses at once with `ENGINE_DEAD`; what needs no engine goes on. The host "
+            "ends such a runtime and starts it again.",
+            elsewhere=(
+                f"{SUPERVISION}::test_a_dead_engine_is_found_and_who_had_no_token_need_not_know",
+            ),
         ),
         Promise(
             34,
@@ -30,10 +36,11 @@ REQUESTS = Section(
         ),
         Promise(
             35,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "the host itself was blocked",
             "When it goes on, it does not end a runtime that it had no time to hear: silence is "
             "counted from then.",
+            elsewhere=(f"{SUPERVISION}::test_a_host_that_was_blocked_does_not_kill_its_runtime",),
         ),
         Promise(
             36,
@@ -89,9 +96,10 @@ REQUESTS = Section(
         ),
         Promise(
             53,
-            (NODE,),
+            (NODE, PYTHON_HOST),
             "the wall clock jumps, or the runtime is suspended",
             "Nothing expires that should not: only monotonic clocks decide.",
+            elsewhere=(f"{SUPERVISION}::test_one_that_is_stopped_and_goes_on_is_left_alone",),
         ),
     ),
 )

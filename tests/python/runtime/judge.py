@@ -33,6 +33,10 @@ class Judge:
         """A credit is sent."""
         self._credit[request] += count
 
+    def room(self, request: int) -> float:
+        """Return how many items more it may send."""
+        return self._credit[request]
+
     @property
     def open(self) -> list[int]:
         """The ids with fewer settlements than requests."""

@@ -1,0 +1,160 @@
+"""Retries and circuits of the runtime, as a host sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from isthmus.limits import BREAKER_CALLS
+from tests.faults.circuits import FAILING, breaker_of, events_until_pong, inject, one_token
+from tests.faults.peer import CANCEL, DELTA, Peer, read_ids
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Peer, str]]:
+    """A runtime with faults, and a model in it."""
+    with Peer("--faults") as peer:
+        yield peer, peer.load("default-draft")
+
+
+@pytest.fixture
+def loaded(running: tuple[Peer, str]) -> tuple[Peer, str]:
+    """The same, without faults and with a closed circuit."""
+    peer, model = running
+    peer.call("clear_faults")
+    peer.call("set_circuit", {"model": model, "state": "closed"})
+    return peer, model
+
+
+def test_a_retried_generation_gives_the_tokens_that_it_would_have_given(
+    loaded: tuple[Peer, str],
+) -> None:
+    peer, model = loaded
+    options = {"max_tokens": 8, "temperature": 0.8, "seed": 3, "logprobs": 1}
+    for stream in (True, False):
+        ids, end = peer.generate(model, "What is Isthmus?", stream=stream, **options)
+        inject(peer, "engine.token:fail:times=2")
+        again, end_again = peer.generate(model, "What is Isthmus?", stream=stream, **options)
+        assert (again, end_again.get("ids")) == (ids, end.get("ids"))
+        assert end_again["usage"]["completion_tokens"] == 8
+
+
+def test_what_fails_again_and_again_is_told_with_its_own_error(loaded: tuple[Peer, str]) -> None:
+    peer, model = loaded
+    inject(peer, "engine.token:fail:code=UNAVAILABLE")
+    error = peer.refusal("generate", one_token(model))
+    assert (error["code"], error["retryable"]) == ("UNAVAILABLE", True)
+    assert error["details"]["completion_tokens"] == 0
+    assert breaker_of(peer, model)["failures"] == 3
+
+
+def test_a_cancel_while_it_waits_to_be_tried_again_ends_it_at_once(
+    loaded: tuple[Peer, str],
+) -> None:
+    peer, model = loaded
+    inject(peer, "engine.token:fail")
+    requests = [peer.request("generate", {"model": model, "prompt": "a"}) for _ in range(3)]
+    peer.send(*([CANCEL, request] for request in requests))
+    for request in requests:
+        message = peer.settled(request)
+        ending = message[2].get("finish_reason") or message[2]["code"]
+        assert ending in ("cancelled", "UNAVAILABLE")
+    peer.call("clear_faults")
+    assert peer.answer_code("generate", one_token(model)) is None
+
+
+def test_failures_open_the_circuit_of_generations_and_drafts_and_an_event_tells(
+    loaded: tuple[Peer, str],
+) -> None:
+    peer, model = loaded
+    inject(peer, FAILING)
+    requests = [peer.request("generate", one_token(model)) for _ in range(BREAKER_CALLS)]
+    told = events_until_pong(peer, "breaker")
+    for request in requests:
+        assert peer.settled(request)[2]["code"] in ("NUMERIC_ERROR", "CIRCUIT_OPEN")
+    told += events_until_pong(peer, "breaker")
+    draft = {"model": model, "ids": [1], "draft": [1]}
+    error = peer.refusal("check_draft", draft)
+    assert error["code"] == "CIRCUIT_OPEN" and error["retryable"]
+    assert error["retry_after_ms"] > 0
+    (event,) = told
+    assert (event["model"], event["from"], event["to"]) == (model, "closed", "open")
+    assert "calls failed" in event["reason"] and event["retry_after_ms"] > 0
+
+
+def test_drafts_that_fail_open_it_too(loaded: tuple[Peer, str]) -> None:
+    peer, model = loaded
+    inject(peer, "draft:fail:code=NUMERIC_ERROR")
+    draft = {"model": model, "ids": [1], "draft": [1]}
+    codes = [peer.answer_code("check_draft", draft) for _ in range(BREAKER_CALLS + 1)]
+    assert codes == ["NUMERIC_ERROR"] * BREAKER_CALLS + ["CIRCUIT_OPEN"]
+    assert peer.refusal("generate", one_token(model))["code"] == "CIRCUIT_OPEN"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 10**9},
+        {"ids": [10**6], "prompt": None},
+        {"speculation": {"draft_model": "nobody"}},
+    ],
+)
+def test_a_caller_s_mistakes_open_nothing(loaded: tuple[Peer, str], wrong: dict[str, Any]) -> None:
+    peer, model = loaded
+    params = {name: value for name, value in {**one_token(model), **wrong}.items() if value}
+    for _ in range(2 * BREAKER_CALLS):
+        assert peer.answer_code("generate", params) in ("INVALID_REQUEST", "MODEL_NOT_LOADED")
+    snapshot = peer.call("set_circuit", {"model": model, "state": "closed"})
+    assert (snapshot["calls"], snapshot["state"]) == (0, "closed")
+
+
+def test_cancelled_generations_open_nothing(loaded: tuple[Peer, str]) -> None:
+    peer, model = loaded
+    before = peer.call("set_circuit", {"model": model, "state": "closed"})["calls"]
+    params = {"model": model, "prompt": "a", "max_tokens": 500, "ignore_eos": True}
+    for _ in range(2 * BREAKER_CALLS):
+        request = peer.request("generate", params, {"credit": 4})
+        assert peer.next_of(request)[0] == DELTA
+        peer.send([CANCEL, request])
+        assert peer.settled(request)[2]["finish_reason"] == "cancelled"
+    assert breaker_of(peer, model)["calls"] == before == 0
+
+
+def test_a_deadline_of_a_reader_who_does_not_read_says_nothing_of_the_model(
+    loaded: tuple[Peer, str],
+) -> None:
+    peer, model = loaded
+    params = {"model": model, "prompt": "a", "max_tokens": 500, "ignore_eos": True}
+    options = {"credit": 1, "deadline_ms": 400}
+    requests = [peer.request("generate", params, options) for _ in range(3)]
+    for request in requests:
+        assert len(read_ids(peer.next_of(request)[3]["ids"])) == 1
+    for request in requests:
+        assert peer.settled(request)[2]["code"] == "DEADLINE_EXCEEDED"
+    assert breaker_of(peer, model)["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [({"state": "open"}, "state"), ({"state": 1}, "state"), ({}, "state")],
+)
+def test_a_circuit_is_set_to_isolated_or_closed_only(
+    loaded: tuple[Peer, str], params: dict[str, Any], field: str
+) -> None:
+    peer, model = loaded
+    error = peer.refusal("set_circuit", {"model": model, **params})
+    assert (error["code"], error["details"]["field"]) == ("INVALID_REQUEST", field)
+    assert peer.refusal("set_circuit", {"model": "nobody", "state": "closed"})["code"] == (
+        "MODEL_NOT_LOADED"
+    )
+
+
+def test_failures_before_a_restart_are_counted_in_the_new_breaker() -> None:
+    with Peer() as peer:
+        params = {"source": "default-draft", "handle": "kept-000000-1", "prior_failures": 4}
+        model = peer.call("load_model", params)["model"]
+        assert peer.answer_code("generate", one_token(model)) is None
+        snapshot = breaker_of(peer, model)
+        assert (snapshot["calls"], snapshot["failures"]) == (5, 4)
