@@ -63,6 +63,8 @@ bench: setup
 	$(PY) -m benchmarks.ops_batching --quick
 	$(PY) -m benchmarks.fifty_questions --quick
 	$(PY) -m benchmarks.streaming --quick
+	$(PY) -m benchmarks.model_switch --quick
+	$(PY) -m benchmarks.resilience --quick
 	$(PY) -m benchmarks.peers --quick
 
 fuzz: setup $(VENV)/.fuzz

@@ -96,7 +96,8 @@ def write_all(folder: Path, is_quick: bool) -> dict[str, Written]:
     return {name: Written(name, folder.resolve() / name, counts[name]) for name in NAMES}
 
 
-def _write_random(folder: Path, shape: Shape) -> int:
+def write_random(folder: Path, shape: Shape) -> int:
+    """Write random weights and their configuration; return how many there are. Needs MLX."""
     import mlx.core as mx
     from mlx.utils import tree_flatten, tree_unflatten
     from mlx_lm.models.llama import Model, ModelArgs
@@ -135,7 +136,7 @@ def _write_embedded(folder: Path) -> int:
     return sum(value.size for value in mx.load(str(folder / "model.safetensors")).values())
 
 
-def _write_tokenizer(folder: Path, vocabulary: int) -> None:
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
     """Copy the embedded tokenizer without an end token, and add words up to the vocabulary."""
     tokenizer = json.loads((BUILTIN / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
@@ -153,9 +154,9 @@ def _main(folder: Path, wanted: dict[str, dict[str, int]]) -> None:
     for name in NAMES:
         (folder / name).mkdir()
         shape = Shape(**wanted[name]) if name in wanted else None
-        _write_tokenizer(folder / name, shape.vocabulary if shape else 0)
+        write_tokenizer(folder / name, shape.vocabulary if shape else 0)
         counts[name] = (
-            _write_random(folder / name, shape) if shape else _write_embedded(folder / name)
+            write_random(folder / name, shape) if shape else _write_embedded(folder / name)
         )
     print(json.dumps(counts))
 

@@ -66,7 +66,7 @@ async function beside({ source, call, everyMs, ...rest }) {
   const calls = { echo: (text) => runtime.echo(text), tokenize: (text) => model.tokenize(text) };
   const streams = begin(model, rest).map((generation) => generation[Symbol.asyncIterator]());
   await Promise.all(streams.map((deltas) => deltas.next()));
-  await runtime.health(); // the longest lag it tells is that since it was asked last
+  await runtime.ping(); // the longest lag it tells is that since it was asked last
   let areAllDecoding = true;
   const reading = streams.map(async (deltas) => {
     while (!(await deltas.next()).done);
@@ -79,7 +79,7 @@ async function beside({ source, call, everyMs, ...rest }) {
     await calls[call](`${waits.length}: what is asked while the engine is busy`);
     waits.push(performance.now() - start);
   }
-  const { loopLagMaxMs } = await runtime.health();
+  const { loopLagMaxMs } = await runtime.ping();
   await Promise.all(reading);
   return { waits, loopLagMaxMs };
 }

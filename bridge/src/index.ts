@@ -51,7 +51,7 @@ export {
 export type { ModelInfo } from './model-info.js';
 export type { LifeState } from './process/life.js';
 export type { RestartOptions } from './process/restart-policy.js';
-export type { StateChange } from './process/supervisor.js';
+export type { StateChange } from './process/supervision.js';
 export type { HeartbeatOptions } from './process/watchdog.js';
 export type {
   ChatMessage,

@@ -11,7 +11,7 @@ import {
 } from './limits.js';
 import { DEFAULT_RESTARTS, type RestartOptions } from './process/restart-policy.js';
 import type { Command, StopTimes } from './process/spawn.js';
-import type { StateChange, SupervisorOptions } from './process/supervisor.js';
+import type { StateChange, SupervisorOptions } from './process/supervision.js';
 import { DEFAULT_HEARTBEAT, type HeartbeatOptions } from './process/watchdog.js';
 import type { Value } from './wire/decoder.js';
 import type { LoneSurrogates } from './wire/encoder.js';

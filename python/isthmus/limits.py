@@ -191,9 +191,12 @@ SPECULATED_TOKENS_LIMIT: Final = 64
 RETRY_ATTEMPTS: Final = 3
 """Most attempts of one call, the first among them: what two waits do not mend does not pass."""
 
-RETRY_BACKOFF_S: Final = 0.05
-"""Upper bound of the first wait before a retry; it doubles. Passing failures of I/O last tens of
-milliseconds."""
+RETRY_BACKOFF_S: Final = 0.01
+"""Upper bound of the first wait before a call is tried again; it doubles. Nobody else's load is to
+be spread, only a moment to be let pass: a tenth of a second would cost more than most calls."""
+
+LOAD_RETRY_BACKOFF_S: Final = 0.25
+"""The same for loads, which fail by disks and networks: these take longer to come back."""
 
 RETRY_BACKOFF_LIMIT_S: Final = 2.0
 """Upper bound of any wait before a retry."""

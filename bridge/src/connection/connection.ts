@@ -21,41 +21,22 @@ import {
   type ConnectionEvents,
   type ConnectionOptions,
   KNOWN_EVENTS,
+  type ProcessEnd,
   unexpected,
 } from './events.js';
-import { Exchange, type ProcessEnd } from './exchange.js';
+import { Exchange } from './exchange.js';
 import { checkVersion, peerLimits } from './hello.js';
 import { asIsthmusError, type InboxReceiver } from './inbox.js';
 import type { Carrier, LaneKey } from './lane.js';
 import type { LaneStats } from './lane-stats.js';
 import { Link } from './link.js';
-import { ModelRegistry } from './model-registry.js';
+import { ModelRegistry, Restoring } from './model-registry.js';
 import { OpsMultiplexer } from './ops-multiplexer.js';
 import { Pings } from './pings.js';
-import { Call, type CallOptions, type Params, Phase, Request } from './request.js';
+import type { KeptCounters } from './replay.js';
+import { Call, type CallOptions, type Params, Phase, type Request } from './request.js';
 
 const NO_OPTIONS: CallOptions = {};
-
-/** Counters of what outlives the processes. */
-export interface KeptCounters {
-  /** Requests that were sent again after their process had ended. */
-  readonly replayed: number;
-  /** Models that were loaded again for calls that named them. */
-  readonly restored: number;
-  /** Requests that were not sent again, for want of tokens in the retry budget. */
-  readonly refusedByBudget: number;
-  readonly budgetTokens: number;
-}
-
-/** The load of a model that calls wait for. */
-class Restoring extends Request {
-  constructor(
-    override readonly succeed: () => void,
-    override readonly fail: (error: IsthmusError) => void,
-  ) {
-    super();
-  }
-}
 
 export class Connection implements InboxReceiver, Carrier {
   /** Events whose names this version does not know. */

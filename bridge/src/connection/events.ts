@@ -15,6 +15,16 @@ export interface ConnectionEvents {
   onBusy(isBusy: boolean): void;
 }
 
+/** How a process ended, for the requests that it had. */
+export interface ProcessEnd {
+  /** Another one will take its place. */
+  readonly hasNext: boolean;
+  /** It ended by a fault, and not because it was told to. */
+  readonly hasCrashed: boolean;
+  /** The error for a request that is not kept. */
+  makeError(isSent: boolean, isDelivered: boolean): IsthmusError;
+}
+
 /** Names of the runtime's events that this version knows. */
 export const KNOWN_EVENTS: ReadonlySet<string> = new Set([
   ...['progress', 'closing', 'engine_dead', 'breaker'],

@@ -14,7 +14,7 @@ import type { Encoder } from '../wire/encoder.js';
 import { HEADER_BYTES } from '../wire/frames.js';
 import { writeCancel, writeCredit, writeRequest } from '../wire/messages.js';
 import { Deadlines } from './deadlines.js';
-import { aborted, expired } from './events.js';
+import { aborted, expired, type ProcessEnd } from './events.js';
 import type { PeerLimits } from './hello.js';
 import { asIsthmusError } from './inbox.js';
 import { handlesOf, type ModelRegistry } from './model-registry.js';
@@ -28,16 +28,6 @@ import {
   type Request,
 } from './request.js';
 import { RequestTable } from './request-table.js';
-
-/** How a process ended, for the requests that it had. */
-export interface ProcessEnd {
-  /** Another one will take its place. */
-  readonly hasNext: boolean;
-  /** It ended by a fault, and not because it was told to. */
-  readonly hasCrashed: boolean;
-  /** The error for a request that is not kept. */
-  makeError(isSent: boolean, isDelivered: boolean): IsthmusError;
-}
 
 export interface ExchangeOptions {
   readonly encoder: Encoder;

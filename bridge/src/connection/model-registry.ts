@@ -14,7 +14,7 @@
 
 import { copyError, type IsthmusError, makeError } from '../errors.js';
 import type { WireMap } from '../wire/decoder.js';
-import type { Params } from './request.js';
+import { type Params, Request } from './request.js';
 
 /** What a later load of the same model changes only when it says so. */
 const POLICY = ['pin', 'idle_timeout_ms', 'kv_tokens'] as const;
@@ -38,6 +38,16 @@ export type Restore = (
   onLoaded: () => void,
   onFailed: (error: IsthmusError) => void,
 ) => void;
+
+/** The load of a model that calls wait for. */
+export class Restoring extends Request {
+  constructor(
+    override readonly succeed: () => void,
+    override readonly fail: (error: IsthmusError) => void,
+  ) {
+    super();
+  }
+}
 
 /** What a call must do that names some models. */
 export type Verdict = 'go' | 'wait' | IsthmusError;

@@ -32,6 +32,17 @@ export const RUNS_MODEL: ReadonlySet<string> = new Set([
   'batch_check_draft',
 ]);
 
+/** Counters of what outlives the processes. */
+export interface KeptCounters {
+  /** Requests that were sent again after their process had ended. */
+  readonly replayed: number;
+  /** Models that were loaded again for calls that named them. */
+  readonly restored: number;
+  /** Requests that were not sent again, for want of tokens in the retry budget. */
+  readonly refusedByBudget: number;
+  readonly budgetTokens: number;
+}
+
 export class RetryBudget {
   /** Requests that were sent again. */
   replayed = 0;

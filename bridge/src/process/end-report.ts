@@ -35,7 +35,9 @@ export interface PastEnd {
   readonly what: string;
 }
 
-export const DOCTOR_HINT = '`npx isthmus-doctor` shows what is missing';
+export const NO_EXIT: ExitReport = { exitCode: null, signal: null, stderrTail: '' };
+
+const DOCTOR_HINT = '`npx isthmus-doctor` shows what is missing';
 const MEMORY_HINT =
   'perhaps it ran out of memory: load a smaller model or set --model-memory-bytes';
 const QUOTED_LINES = 8;
@@ -124,4 +126,10 @@ function quoted(tail: string): string {
 function lastLines(tail: string): string[] {
   const text = tail.trimEnd();
   return text === '' ? [] : text.split('\n').slice(-QUOTED_LINES);
+}
+
+/** The end of a process that could not even be spawned. */
+export function unborn(startError: IsthmusError): Ending {
+  const nothing = { problem: undefined, finding: undefined, isForced: false, healthyForMs: 0 };
+  return { ...NO_EXIT, ...nothing, startError };
 }

@@ -7,62 +7,39 @@
  * listens `watchdog.ts`. Without pending work nothing here keeps the host alive.
  */
 
-import { Connection, type KeptCounters } from '../connection/connection.js';
-import type { ConnectionOptions } from '../connection/events.js';
+import { Connection } from '../connection/connection.js';
+import type { KeptCounters } from '../connection/replay.js';
 import { copyError, type ExitReport, IsthmusError } from '../errors.js';
-import { ENGINE_DEAD_ANSWERS_MS, HEALTH_ANSWER_MS } from '../limits.js';
+import { ENGINE_DEAD_ANSWERS_MS } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { isMap } from '../wire/messages.js';
-import { type Ending, exitError, failedError, type PastEnd, whatHappened } from './end-report.js';
+import {
+  type Ending,
+  exitError,
+  failedError,
+  NO_EXIT,
+  type PastEnd,
+  unborn,
+  whatHappened,
+} from './end-report.js';
 import { Heartbeat } from './heartbeat.js';
 import { Life, type LifeState } from './life.js';
 import { PatientTimer } from './patient-timer.js';
-import { type RestartOptions, RestartPolicy } from './restart-policy.js';
-import { callUser, type ProcessOptions, RuntimeProcess } from './runtime-process.js';
-import { engineDead, type Finding, type HeartbeatOptions } from './watchdog.js';
-
-/** One step in the life of the runtime. */
-export interface StateChange {
-  readonly from: LifeState;
-  readonly to: LifeState;
-  /** Why, for a person. */
-  readonly reason?: string;
-  /** The error that calls get because of it. */
-  readonly error?: IsthmusError;
-  /** Which start since it last ran, counted from 1; 0 when none is meant. */
-  readonly attempt: number;
-  /** How long the next start is put off. */
-  readonly delayMs?: number;
-}
-
-export interface SupervisorOptions extends ProcessOptions, ConnectionOptions {
-  readonly restart: RestartOptions | false;
-  readonly heartbeat: HeartbeatOptions | false;
-  readonly onEvent?: ((name: string, payload: Value) => void) | undefined;
-  readonly onState?: ((change: StateChange) => void) | undefined;
-  /** From 0 up to 1. */
-  readonly random?: (() => number) | undefined;
-}
-
-/** How the runtime is, as its host sees it. */
-export interface SupervisedHealth {
-  readonly state: LifeState;
-  readonly isReady: boolean;
-  readonly reason: string | null;
-  readonly restarts: number;
-  readonly lastExit: ExitReport | null;
-  readonly silentMs: number | null;
-  /** The runtime's own words; null when it gave none. */
-  readonly runtime: WireMap | null;
-}
+import { RestartPolicy } from './restart-policy.js';
+import { callUser, RuntimeProcess } from './runtime-process.js';
+import {
+  askHealth,
+  type StateChange,
+  type SupervisedHealth,
+  type SupervisorOptions,
+} from './supervision.js';
+import { engineDead, type Finding } from './watchdog.js';
 
 /** Somebody who waits until the runtime runs again. */
 interface Waiter {
   resolve(): void;
   reject(error: IsthmusError): void;
 }
-
-const NO_EXIT: ExitReport = { exitCode: null, signal: null, stderrTail: '' };
 
 export class Supervisor {
   readonly connection: Connection;
@@ -147,7 +124,7 @@ export class Supervisor {
 
   /** Answers in every state, and within a second. */
   async health(): Promise<SupervisedHealth> {
-    const runtime = this.state === 'running' ? await this.#ask() : null;
+    const runtime = this.state === 'running' ? await askHealth(this.connection) : null;
     const isDead = isMap(runtime?.engine) && runtime.engine.state === 'dead';
     const isReady = this.state === 'running' && runtime !== null && !isDead;
     const silence = 'the runtime has not answered';
@@ -162,17 +139,6 @@ export class Supervisor {
       silentMs: this.#heartbeat?.silentMs ?? null,
       runtime,
     };
-  }
-
-  async #ask(): Promise<WireMap | null> {
-    const timer = new PatientTimer();
-    const late = new Promise<null>((resolve) => {
-      timer.set(() => resolve(null), HEALTH_ANSWER_MS, true);
-    });
-    const answer = this.connection.ping().catch(() => null);
-    const first = await Promise.race([answer, late]);
-    timer.clear();
-    return first;
   }
 
   /** Begin the runtime anew: from `running` the process gets time for what is in flight, from
@@ -394,10 +360,4 @@ export class Supervisor {
 
 function closing(): IsthmusError {
   return new IsthmusError('CLOSING', 'the runtime is closing');
-}
-
-/** The end of a process that could not even be spawned. */
-function unborn(startError: IsthmusError): Ending {
-  const nothing = { problem: undefined, finding: undefined, isForced: false, healthyForMs: 0 };
-  return { ...NO_EXIT, ...nothing, startError };
 }

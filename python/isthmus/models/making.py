@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import EngineDead
 from ..faults import Faults, Point
+from ..limits import LOAD_RETRY_BACKOFF_S
 from ..text.tokenizer import TextTokenizer
 from .adapter import adapter_bytes, verify_adapter
 from .download import Download, hub_download
@@ -60,6 +61,7 @@ class Retrying(Protocol):
         *,
         is_retryable: Callable[[Exception], bool],
         deadline: float | None = None,
+        backoff_s: float | None = None,
     ) -> T:
         """Return what an attempt returns."""
         ...
@@ -165,7 +167,9 @@ class FolderMaker:
         return await self._engine.run(lambda: read_machine(is_on_engine=True))
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        return await self._retrying.call(attempt, is_retryable=is_transient)
+        return await self._retrying.call(
+            attempt, is_retryable=is_transient, backoff_s=LOAD_RETRY_BACKOFF_S
+        )
 
     async def _inspect(self, source: Source, tell: Progress) -> Inspected:
         loop = asyncio.get_running_loop()

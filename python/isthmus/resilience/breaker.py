@@ -179,8 +179,12 @@ class Breaker:
         return permit
 
     def record_failures(self, count: int) -> None:
-        """Count calls that failed elsewhere, such as in a process that they ended. They open the
-        breaker only together with a call that fails here."""
+        """Count calls that failed elsewhere, such as in a process that they ended.
+
+        No more than half of the fewest that a breaker judges by: what happened elsewhere, and
+        perhaps long ago, must not outweigh what happens here, and opens nothing by itself.
+        """
+        count = min(count, self._options.calls // 2)
         if count > 0:
             self._window.add(self._clock(), True, False, count)
 

@@ -109,6 +109,7 @@ class Retrier:
         *,
         is_retryable: Callable[[Exception], bool],
         deadline: float | None = None,
+        backoff_s: float | None = None,
     ) -> T:
         """Return what an attempt returns.
 
@@ -117,6 +118,7 @@ class Retrier:
             is_retryable: Whether a failure passes by itself. A cancel is none.
             deadline: By the clock, when no further attempt may begin; a wait that would pass it is
                 not begun.
+            backoff_s: Upper bound of this call's first wait, where the usual one does not fit.
 
         Raises:
             Exception: Of the last attempt.
@@ -131,7 +133,13 @@ class Retrier:
         else:
             self.budget.success()
             return result
-        return await self.again(attempt, failure, is_retryable=is_retryable, deadline=deadline)
+        return await self.again(
+            attempt,
+            failure,
+            is_retryable=is_retryable,
+            deadline=deadline,
+            backoff_s=backoff_s,
+        )
 
     async def again(
         self,
@@ -140,6 +148,7 @@ class Retrier:
         *,
         is_retryable: Callable[[Exception], bool],
         deadline: float | None = None,
+        backoff_s: float | None = None,
     ) -> T:
         """Go on after a first attempt that failed with `failure`, which may be retried.
 
@@ -151,7 +160,7 @@ class Retrier:
         async for trial in retrying(
             stop=lambda number, wait_s: self._stops(number, wait_s, deadline),
             is_retryable=is_retryable,
-            backoff_s=self._backoff_s,
+            backoff_s=self._backoff_s if backoff_s is None else backoff_s,
             backoff_limit_s=self._backoff_limit_s,
             sleep=self._sleep,
             uniform=self._uniform,

@@ -212,6 +212,42 @@ describe('a shutdown', () => {
   });
 });
 
+describe('health', () => {
+  test('is told in every state', async () => {
+    const runtime = await start('good', { restart: { backoffMs: 0, limit: 1 } });
+    const { pid } = runtime;
+    expect(await runtime.health()).toMatchObject({
+      ...{ state: 'running', isReady: true, reason: null, restarts: 0, lastExit: null },
+      runtime: { engine: { state: 'idle' } },
+    });
+    const restarted = runtime.restart();
+    expect(await runtime.health()).toMatchObject({
+      ...{ state: 'restarting', isReady: false, reason: 'it was asked to', runtime: null },
+    });
+    await restarted;
+    expect(runtime.pid).not.toBe(pid);
+    expect(await runtime.health()).toMatchObject({
+      ...{ isReady: true, restarts: 1, lastExit: { exitCode: 0, signal: null } },
+    });
+    await runtime.close();
+    expect(await runtime.health()).toMatchObject({
+      state: 'closed',
+      isReady: false,
+      runtime: null,
+    });
+  });
+
+  test('of a runtime that does not answer is told all the same', async () => {
+    const runtime = await start('ignores-everything', {
+      shutdown: { graceMs: 0, termMs: 0, killMs: 2_000 },
+    });
+    expect(await runtime.health()).toMatchObject({
+      ...{ state: 'running', isReady: false, reason: 'the runtime has not answered' },
+      runtime: null,
+    });
+  });
+});
+
 test('a flood on standard error blocks nobody, and only its end is kept', async () => {
   let seen = 0;
   const runtime = await start('floods-stderr', {

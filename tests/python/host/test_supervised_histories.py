@@ -26,7 +26,7 @@ from tests.python.host.kept import ENDED, KeptBench
 
 EXAMPLES = int(os.environ.get("ISTHMUS_EXAMPLES", "150"))
 HANDLES = ("a", "b")
-CALLS = (
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("echo", {}),
     ("tokenize", {"model": "a"}),
     ("tokenize", {"model": "b"}),
@@ -148,8 +148,14 @@ class Histories(RuleBasedStateMachine):
         streams = [entry for entry in self.open_requests() if entry[2] == "stream_echo"]
         if streams:
             _, number, _, params = streams[index % len(streams)]
-            self.made[params["data"]].delivered_by = self.process
-            self.bench.loop.call_soon(self.process.say, (DELTA, number, 1, [1]))
+            made, process = self.made[params["data"]], self.process
+
+            def say() -> None:
+                if not process.ended.done():
+                    made.delivered_by = process
+                    process.say((DELTA, number, 1, [1]))
+
+            self.bench.loop.call_soon(say)
             self.bench.turn(1)
 
     @rule(turns=st.integers(0, 2))

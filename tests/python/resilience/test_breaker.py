@@ -180,13 +180,21 @@ def test_restoring_it_closes_it_and_forgets_its_failures(watched: Watched, state
     assert watched.breaker.state is State.CLOSED
 
 
-def test_failures_elsewhere_open_it_only_with_one_of_its_own(watched: Watched) -> None:
+def test_failures_elsewhere_weigh_as_much_as_half_of_the_calls_it_judges_by(
+    watched: Watched,
+) -> None:
     watched.breaker.record_failures(50)
-    assert watched.breaker.state is State.CLOSED
-    watched.succeed(3)
+    watched.fail(OPTIONS.calls // 2 - 1)
     assert watched.breaker.state is State.CLOSED
     watched.fail()
     assert watched.breaker.state is State.OPEN
+
+
+def test_successes_here_outweigh_failures_elsewhere(watched: Watched) -> None:
+    watched.breaker.record_failures(50)
+    watched.succeed(OPTIONS.calls)
+    watched.fail()
+    assert watched.breaker.state is State.CLOSED
 
 
 def test_every_change_is_told_with_its_reason_and_when_to_come_back(watched: Watched) -> None:

@@ -78,7 +78,8 @@ async def test_each_attempt_is_a_call_of_its_own_for_the_breaker(guarded: Guarde
 
 
 async def test_a_breaker_that_opens_ends_the_attempts(guarded: Guarded) -> None:
-    guarded.breaker.record_failures(OPTIONS.calls)
+    for _ in range(OPTIONS.calls - 1):
+        guarded.breaker.acquire().failure(0.1)
     with pytest.raises(CircuitOpen):
         await guarded.call(Unavailable("x"), 7)
     assert guarded.begun == 1

@@ -58,12 +58,19 @@ async def test_a_first_success_is_one_attempt() -> None:
     }
 
 
+async def test_a_call_may_have_a_first_wait_of_its_own() -> None:
+    clock = Clock()
+    retrier, attempts = a_retrier(clock), Attempts([Unavailable("1"), Unavailable("2"), 7])
+    await retrier.call(attempts, is_retryable=passes, backoff_s=0.3)
+    assert clock.slept == [0.3, 0.6]
+
+
 async def test_what_passes_is_tried_again_with_growing_waits() -> None:
     clock = Clock()
     attempts = Attempts([Unavailable("1"), Unavailable("2"), Unavailable("3"), 7])
     retrier = a_retrier(clock, attempts=9)
     assert await retrier.call(attempts, is_retryable=passes) == 7
-    assert clock.slept == [0.05, 0.1, 0.2]
+    assert clock.slept == [0.01, 0.02, 0.04]
     assert (retrier.attempts, retrier.retries) == (4, 3)
 
 
@@ -75,11 +82,11 @@ async def test_the_waits_are_drawn_between_zero_and_their_bound() -> None:
         return 0.25 * high
 
     retrier = Retrier(
-        attempts=9, backoff_limit_s=0.15, clock=clock, sleep=clock.sleep, uniform=uniform
+        attempts=9, backoff_limit_s=0.03, clock=clock, sleep=clock.sleep, uniform=uniform
     )
     attempts = Attempts([*(Unavailable("x") for _ in range(4)), 7])
     await retrier.call(attempts, is_retryable=passes)
-    assert bounds == [(0, 0.05), (0, 0.1), (0, 0.15), (0, 0.15)]
+    assert bounds == [(0, 0.01), (0, 0.02), (0, 0.03), (0, 0.03)]
     assert clock.slept == [high / 4 for _, high in bounds]
 
 
@@ -105,8 +112,8 @@ async def test_no_wait_passes_the_deadline() -> None:
         await a_retrier(clock, attempts=20).call(
             attempts, is_retryable=passes, deadline=clock.now + 0.5
         )
-    assert clock.slept == [0.05, 0.1, 0.2]
-    assert attempts.begun == 4
+    assert clock.slept == [0.01, 0.02, 0.04, 0.08, 0.16]
+    assert attempts.begun == 6
 
 
 async def cancelled_in(attempt: Callable[[], Awaitable[int]], begun: asyncio.Event) -> Retrier:
