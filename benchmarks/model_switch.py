@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from . import chart
+from .chart import Bar, Panel
 from .harness import ROOT, Figure, Options, Spread, option_parser, report, show, tidy
 from .publish import Publication, markdown, number, provenance
 from .switching import handle, models
@@ -28,7 +30,8 @@ _SKEW: Final = 1.0
 
 CACHED: Final = "isthmus, kept"
 UNCACHED: Final = "isthmus, not kept"
-RELOADED: Final = "mlx-lm, loaded each time"
+RELOADED: Final = "mlx-lm, each time"
+_COLOURS: Final = {CACHED: chart.OURS, UNCACHED: chart.OURS, RELOADED: chart.RIVAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +148,22 @@ def table(outcome: Outcome) -> str:
     )
 
 
+def picture(outcome: Outcome) -> str:
+    """Return the totals as bars."""
+    panels = [
+        Panel(
+            f"{count} switches over five models, s",
+            [Bar(name, outcome.seconds(count, name), _COLOURS[name]) for name in sides],
+            is_rate=False,
+        )
+        for count, sides in outcome.passes.items()
+    ]
+    return chart.to_svg("Switching between models", panels, (provenance(),))
+
+
 def main() -> None:
     """Measure, print the tables and the line of JSON, and write what was asked for."""
-    parser = option_parser(__doc__ or "")
-    parser.add_argument("--docs", type=Path, metavar="FILE", help="put the table into this file")
-    chosen = parser.parse_args()
+    chosen = _PUBLICATION.read_options(option_parser(__doc__ or ""))
     options = Options(chosen.quick, chosen.json)
     begun = time.monotonic()
     plan = QUICK if options.is_quick else FULL
@@ -181,8 +195,7 @@ def main() -> None:
         "blas": outcome.blas,
         "seconds": round(time.monotonic() - begun, 1),
     }
-    if chosen.docs is not None:
-        _PUBLICATION.write(chosen, lambda: table(outcome), str)
+    _PUBLICATION.write(chosen, lambda: table(outcome), lambda: picture(outcome))
     report(options, "model_switch", figures(outcome), detail, beside)
 
 

@@ -16,14 +16,15 @@ from ..fifty.models import Shape, write_random, write_tokenizer
 from ..harness import ROOT
 
 SHAPES: Final = {
-    "hidden-256": Shape(256, 688, 4, 8_192),
-    "hidden-384": Shape(384, 1024, 6, 8_192),
-    "hidden-512": Shape(512, 1376, 8, 8_192),
-    "hidden-640": Shape(640, 1720, 8, 8_192),
-    "hidden-768": Shape(768, 2048, 8, 8_192),
+    "hidden-128": Shape(128, 344, 4, 32_000),
+    "hidden-192": Shape(192, 516, 6, 32_000),
+    "hidden-256": Shape(256, 688, 8, 32_000),
+    "hidden-384": Shape(384, 1032, 8, 32_000),
+    "hidden-512": Shape(512, 1376, 8, 32_000),
 }
+"""With the vocabulary of Llama 2: reading the tokenizer is part of a load."""
 QUICK_SHAPES: Final = {
-    name: replace(shape, layers=2, vocabulary=2_048) for name, shape in SHAPES.items()
+    name: replace(shape, layers=2, vocabulary=8_192) for name, shape in SHAPES.items()
 }
 
 _WRITE_LIMIT_S: Final = 240.0

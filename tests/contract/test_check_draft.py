@@ -188,7 +188,7 @@ async def test_compatibility_says_whether_a_draft_model_fits_and_pays(
     assert answer["can_pay"] is (answer["break_even_acceptance"] is not None)
     unmeasured = await runtime.call("check_draft_compatibility", {**params, "measure": False})
     assert unmeasured["costs"] is None and unmeasured["can_pay"] is None
-    await draft.unload()
+    await draft.unload(evict=True)
     misfit = await runtime.call(
         "check_draft_compatibility", {"model": model.info.model, "draft_model": party.info.model}
     )
@@ -222,4 +222,4 @@ async def test_the_python_host_asks_and_reads_as_node_does(
     draft = await runtime.load_model("default-draft")
     answer = await model.check_draft_compatibility(draft, draft_tokens=2)
     assert answer.is_compatible and answer.draft_tokens == 2 and answer.costs is not None
-    await draft.unload()
+    await draft.unload(evict=True)

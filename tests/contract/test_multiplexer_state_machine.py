@@ -413,7 +413,7 @@ class MultiplexedCalls(RuleBasedStateMachine):
         for made in self.made:
             made.check()
         connection, far = self.joined.connection, self.joined.far
-        assert connection.in_flight == 0 and connection.counters["ignored"] == 0
+        assert connection.in_flight == 0 and connection.inbox.counters["ignored"] == 0
         if not self.is_crashed:
             assert far.server.in_flight == 0
             assert far.multiplexer.pending_cost == 0 and not far.multiplexer._lanes

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from isthmus.limits import BREAKER_CALLS
-from tests.faults.circuits import FAILING, breaker_of, events_until_pong, inject, one_token
+from tests.faults.circuits import FAILING, breaker_of, inject, next_event, one_token
 from tests.faults.peer import CANCEL, DELTA, Peer, read_ids, wait_until
+from tests.faults.small_models import write_chain
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +73,13 @@ def test_failures_open_the_circuit_of_generations_and_drafts_and_an_event_tells(
     peer, model = loaded
     inject(peer, FAILING)
     requests = [peer.request("generate", one_token(model)) for _ in range(BREAKER_CALLS)]
-    told = events_until_pong(peer, "breaker")
+    event = next_event(peer, "breaker")
     for request in requests:
         assert peer.settled(request)[2]["code"] in ("NUMERIC_ERROR", "CIRCUIT_OPEN")
-    told += events_until_pong(peer, "breaker")
     draft = {"model": model, "ids": [1], "draft": [1]}
     error = peer.refusal("check_draft", draft)
     assert error["code"] == "CIRCUIT_OPEN" and error["retryable"]
     assert error["retry_after_ms"] > 0
-    (event,) = told
     assert (event["model"], event["from"], event["to"]) == (model, "closed", "open")
     assert "calls failed" in event["reason"] and event["retry_after_ms"] > 0
 
@@ -91,6 +91,38 @@ def test_drafts_that_fail_open_it_too(loaded: tuple[Peer, str]) -> None:
     codes = [peer.answer_code("check_draft", draft) for _ in range(BREAKER_CALLS + 1)]
     assert codes == ["NUMERIC_ERROR"] * BREAKER_CALLS + ["CIRCUIT_OPEN"]
     assert peer.refusal("generate", one_token(model))["code"] == "CIRCUIT_OPEN"
+
+
+@pytest.mark.parametrize(
+    ("broken", "failures"), [(0, 0), (1, 0), (2, 1), (4, 1)], ids=["none", "one", "half", "all"]
+)
+def test_a_batch_of_drafts_is_one_call_and_fails_when_half_of_it_does(
+    running: tuple[Peer, str], tmp_path: Path, broken: int, failures: int
+) -> None:
+    peer, _ = running
+    peer.call("clear_faults")
+    model = peer.load(write_chain(tmp_path / "model", {}, overflow={ord("b"): "nan"}))
+    letters = [ord("b")] * broken + [ord("a")] * (4 - broken)
+    items = [{"ids": [letter], "draft": [letter]} for letter in letters]
+    results = peer.call("batch_check_draft", {"model": model, "items": items})["results"]
+    errors = [result["error"]["code"] for result in results if "error" in result]
+    assert errors == ["NUMERIC_ERROR"] * broken
+    snapshot = breaker_of(peer, model)
+    assert (snapshot["calls"], snapshot["failures"]) == (1, failures)
+    peer.call("unload_model", {"model": model, "evict": True})
+
+
+def test_a_batch_of_drafts_that_nobody_waits_for_says_nothing(loaded: tuple[Peer, str]) -> None:
+    peer, model = loaded
+    inject(peer, "draft:stall:ms=300")
+    request = peer.request("check_draft", {"model": model, "ids": [1], "draft": [1]})
+    wait_until(
+        lambda: bool(peer.health()["engine"]["state"] == "busy"), "the draft is being verified"
+    )
+    peer.send([CANCEL, request])
+    assert peer.settled(request)[2]["code"] == "CANCELLED"
+    peer.becomes_idle()
+    assert breaker_of(peer, model)["calls"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The host and real runtimes that are killed, hang or cannot be started: callers get their answers."""
+"""The host and real runtimes that are killed, hang or cannot be started: nobody waits for ever."""
 
 from __future__ import annotations
 

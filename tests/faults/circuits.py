@@ -6,8 +6,9 @@ from typing import Any
 
 from isthmus.errors import CircuitOpen
 from isthmus.limits import BREAKER_CALLS
-from isthmus.resilience.breaker import Breaker, BreakerOptions, Permit, Transition
-from tests.faults.peer import DELTA, EVENT, PONG, Peer
+from isthmus.resilience.breaker import Breaker, Permit, Transition
+from isthmus.resilience.options import BreakerOptions
+from tests.faults.peer import EVENT, Peer
 
 OPTIONS = BreakerOptions()
 FAILING = "engine.token:fail:code=NUMERIC_ERROR"
@@ -63,13 +64,10 @@ def open_circuit(peer: Peer, model: str) -> None:
     peer.call("clear_faults")
 
 
-def events_until_pong(peer: Peer, name: str) -> list[dict[str, Any]]:
-    """Return the events of a name that arrive before the answer to a ping."""
-    peer.send([9, "events"])
-    events = []
-    while (message := peer.receive())[0] != PONG:
-        if message[0] == EVENT and message[1] == name:
-            events.append(message[2])
-        elif message[0] != EVENT and message[0] != DELTA:
+def next_event(peer: Peer, name: str) -> dict[str, Any]:
+    """Return the next event of a name; answers that come before it are kept."""
+    while (message := peer.receive())[:2] != [EVENT, name]:
+        if message[0] != EVENT:
             peer.kept.append(message)
-    return events
+    event: dict[str, Any] = message[2]
+    return event

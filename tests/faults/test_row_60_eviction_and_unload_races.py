@@ -142,6 +142,27 @@ def test_a_load_that_fails_is_told_to_each_and_the_next_one_is_answered_from_mem
     assert after["known_failures"] == before["known_failures"] + 1
 
 
+def test_others_generate_on_while_a_model_loads(alone: Peer, folder: Path, tmp_path: Path) -> None:
+    large = write_deep(tmp_path / "large", layers=8, width=768)
+    model = alone.load(folder)
+    params = {"model": model, "prompt": "z", "max_tokens": 100_000}
+    request = alone.request("generate", params, {"credit": 100_000})
+    alone.next_of(request)
+    loading = alone.request("load_model", {"source": str(large)})
+    between: list[int] = []
+    while (message := alone.receive())[:2] != [RESULT, loading]:
+        if message[0] == EVENT and message[1] == "progress":
+            between += [0] * (message[2]["stage"] == "load")
+        elif message[0] == DELTA and between:
+            between[-1] += 1
+    assert len(between) > 8
+    assert sum(1 for deltas in between if deltas) > len(between) / 2
+    alone.send([6, request])
+    alone.settled(request)
+    for handle in (model, message[2]["model"]):
+        alone.call("unload_model", {"model": handle, "evict": True})
+
+
 def test_memory_goes_back_to_the_system_when_a_model_leaves(alone: Peer, tmp_path: Path) -> None:
     folder = write_deep(tmp_path / "large", layers=8, width=768)
     weights = (folder / "model.safetensors").stat().st_size

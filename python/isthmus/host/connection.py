@@ -2,52 +2,32 @@
 
 One connection serves a runtime through all its processes. While none takes requests they are kept,
 in order, and what was sent to one that has ended is sent to the next if that can change nothing;
-all else settles with a typed error. Replies that nobody waits for are counted and dropped. Knows
-messages and ids, no bytes and, but for a model's name, not what a method means.
+all else settles with a typed error. Knows messages and ids, no bytes and, but for the names of
+models, not what a method means.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any
 
-from ..errors import Cancelled, Closing, IsthmusError, Unavailable, from_wire, own_copy
+from ..errors import Closing, IsthmusError, Unavailable, own_copy
 from ..limits import REQUEST_ID_LIMIT
 from ..transport.writer import OrderedWriter
 from ..wire.codec import MsgpackCodec
-from ..wire.messages import CANCEL, CREDIT, PING, REQUEST, Kind
+from ..wire.messages import CANCEL, CREDIT, REQUEST
 from .gate import Gate
+from .inbox import Inbox, OnEvent
 from .link import Link
 from .loading import Restoring
 from .multiplexer import OpsMultiplexer
+from .parting import part
+from .pings import Pings
 from .registry import ModelRegistry
 from .requests import Replays, Request
 from .streams import Pending
-
-OnEvent = Callable[[str, Any], object]
-"""Told of each event that belongs to no request, and of errors of the connection as `error`."""
-
-_RESULT: Final = int(Kind.RESULT)
-_ERROR: Final = int(Kind.ERROR)
-_DELTA: Final = int(Kind.DELTA)
-_END: Final = int(Kind.END)
-_EVENT: Final = int(Kind.EVENT)
-_PONG: Final = int(Kind.PONG)
-
-
-class Supervisor(Protocol):
-    """Looks after the process behind a connection."""
-
-    def on_busy(self) -> None:
-        """Something is waited for, and nobody watches."""
-        ...
-
-    def on_engine_dead(self, message: str) -> None:
-        """The runtime says that its engine has ended."""
-        ...
 
 
 class Connection:
@@ -60,23 +40,20 @@ class Connection:
     def __init__(self, on_event: OnEvent | None) -> None:
         self._loop = asyncio.get_running_loop()
         self.codec = MsgpackCodec()
-        self.counters: Counter[str] = Counter()
         self.registry = ModelRegistry()
         self.replays = Replays()
+        self._requests: dict[int, Request] = {}
+        self._pings = Pings(self._loop)
+        self.inbox = Inbox(self._requests, self._pings, self.replays, self._loop, on_event)
         self.gate = Gate(self, self.registry, self.codec, self._loop)
         self.multiplexer = OpsMultiplexer(self, self._loop)
-        self.supervisor: Supervisor | None = None
+        self.on_busy: Callable[[], object] = lambda: None
+        """Told when something is waited for and nobody watches the process."""
         self.is_watched = False
-        """Whether the supervisor need not be told of a request."""
-        self._on_event = on_event
         self._kept = self.gate.kept
         self._unready, self._named = self.registry.unready, self._kept.named
-        self._requests: dict[int, Request] = {}
-        self._pongs: dict[int, asyncio.Future[Any]] = {}
-        self._beats: dict[int, asyncio.Future[Any]] = {}
-        """Pings that a caller waits for, and those of the heartbeat."""
+        self.inbox.on_closing = self.suspend
         self._last_id = 0
-        self._last_nonce = 0
         self._link: Link | None = None
         self._writer: OrderedWriter | None = None
         """Takes requests; None while they are kept."""
@@ -94,7 +71,7 @@ class Connection:
     @property
     def is_waiting(self) -> bool:
         """Whether something is expected of a process that is there."""
-        return self._link is not None and bool(self._requests or self._pongs)
+        return self._link is not None and (bool(self._requests) or self._pings.is_waiting)
 
     def request(
         self,
@@ -125,7 +102,7 @@ class Connection:
             writer.send([*message, dict(options)] if options else message, number)
         self._requests[number] = request
         if not self.is_watched:
-            self._call_supervisor()
+            self.on_busy()
         return number
 
     def cancel(self, number: int) -> None:
@@ -172,14 +149,16 @@ class Connection:
         self.check_open()
         if self._controls is None:
             raise own_copy(self._absence)
-        pong = self._ask(self._controls, self._pongs)
+        pong = self._pings.send(self._controls, is_asked=True)
         if not self.is_watched:
-            self._call_supervisor()
+            self.on_busy()
         return pong
 
     def beat(self) -> asyncio.Future[dict[str, Any]] | None:
         """Ask for the runtime's health on nobody's behalf; None when no process listens."""
-        return None if self._controls is None else self._ask(self._controls, self._beats)
+        if self._controls is None:
+            return None
+        return self._pings.send(self._controls, is_asked=False)
 
     def check_open(self) -> None:
         """Raise when no request is taken any more.
@@ -219,28 +198,15 @@ class Connection:
         self._absence = error
         link.give_up(error)
         self.replays.note_successes(self._last_id, len(self._requests))
-        requests, self._requests = self._requests, {}
-        at_work: set[str] = set()
-        restoring: list[str] = []
-        failed: list[tuple[Request, IsthmusError]] = []
-        for number, request in requests.items():
-            is_written = number not in self._kept and link.has_written(number, request.mark)
-            if isinstance(request.pending, Restoring):
-                restoring += [request.pending.handle] if is_crash and is_written else []
-            elif number in self._kept:
-                self._requests[number] = request
-            elif (reason := self._why_not_again(request, is_written, error)) is not None:
-                failed.append((request, reason))
-            else:
-                self._requests[number] = request
-                self._kept.keep(number, request)
-            at_work.update(request.at_work if is_written else ())
-        self._kept.sort(self._requests)
-        self.registry.process_ended(at_work if is_crash else ())
-        self._fail_pongs(error)
-        for request, reason in failed:
+        parting = part(self._requests, self._kept, link, self.replays, error)
+        self._requests.clear()
+        self._requests.update(parting.kept)
+        self._kept.keep_all(parting.kept)
+        self.registry.process_ended(parting.at_work if is_crash else ())
+        self._pings.fail(error)
+        for request, reason in parting.failed:
             request.pending.on_error(reason)
-        for handle in restoring:
+        for handle in parting.restoring if is_crash else ():
             self.gate.lose(handle)
 
     def fail(self, error: IsthmusError) -> None:
@@ -252,11 +218,12 @@ class Connection:
         self._writer = self._controls = None
         if link is not None:
             link.give_up(error)
-        self._fail_pongs(error)
+        self._pings.fail(error)
         self.multiplexer.fail(error)
         self.gate.settle_all(error)
-        requests, self._requests = self._requests, {}
-        for request in requests.values():
+        requests = list(self._requests.values())
+        self._requests.clear()
+        for request in requests:
             request.pending.on_error(own_copy(error))
         self.registry.process_ended(())
 
@@ -270,30 +237,6 @@ class Connection:
         self._failure = Closing("this runtime has been closed; start another", phase="close")
         self.suspend(is_deaf=True)
         self.gate.settle_all(self._failure)
-
-    def receive(self, kind: int, message: list[Any]) -> None:
-        """Take a message."""
-        first = message[1]
-        if kind == _DELTA:
-            request = self._find(first)
-            if request is not None:
-                request.pending.on_delta(message[2], message[3])
-        elif kind in (_RESULT, _END):
-            request = self._requests.pop(first, None)
-            if request is not None:
-                request.pending.on_value(message[2])
-            else:
-                self.counters["ignored"] += 1
-        elif kind == _ERROR:
-            self._on_error(first, from_wire(message[2]))
-        elif kind == _EVENT:
-            self._on_named_event(first, message[2])
-        elif kind == _PONG:
-            pong = self._pongs.get(first) or self._beats.get(first)
-            if pong is not None and not pong.done():
-                pong.set_result(message[2])
-        else:
-            self.counters["ignored"] += 1
 
     @property
     def is_sending(self) -> bool:
@@ -325,69 +268,6 @@ class Connection:
     def forget(self, number: int) -> None:
         """A request has settled."""
         del self._requests[number]
-
-    def _why_not_again(
-        self, request: Request, is_written: bool, error: IsthmusError
-    ) -> IsthmusError | None:
-        """Return what a request that was sent ends with; None when it is sent again."""
-        if is_written:
-            return None if self.replays.take(request) else own_copy(error)
-        if request.is_cancelled:
-            return Cancelled("the request was cancelled before it was sent")
-        return None
-
-    def _on_named_event(self, name: str, payload: Any) -> None:
-        request = payload.get("request") if isinstance(payload, dict) else None
-        if name == "progress" and request is not None:
-            pending = self._find(request)
-            if pending is not None:
-                pending.pending.on_progress(payload)
-        elif name == "closing":
-            self.suspend()
-        elif name == "engine_dead" and self.supervisor is not None:
-            message = payload.get("message") if isinstance(payload, dict) else None
-            self.supervisor.on_engine_dead(str(message or "its engine has died"))
-        self._tell(name, payload)
-
-    def _on_error(self, number: int | None, error: IsthmusError) -> None:
-        if number is None:
-            self._tell("error", error)
-            return
-        self.replays.errors += 1
-        request = self._find(number)
-        if request is not None:
-            del self._requests[number]
-            request.pending.on_error(error)
-
-    def _tell(self, name: str, payload: Any) -> None:
-        if self._on_event is not None:
-            # The caller's code must not be able to break the reading of the wire.
-            self._loop.call_soon(self._on_event, name, payload)
-
-    def _find(self, number: int) -> Request | None:
-        request = self._requests.get(number)
-        if request is None:
-            self.counters["ignored"] += 1
-        return request
-
-    def _ask(
-        self, writer: OrderedWriter, pongs: dict[int, asyncio.Future[Any]]
-    ) -> asyncio.Future[dict[str, Any]]:
-        nonce = self._last_nonce = (self._last_nonce + 1) % REQUEST_ID_LIMIT
-        pong = pongs[nonce] = self._loop.create_future()
-        pong.add_done_callback(lambda done: pongs.pop(nonce, None))
-        pong.add_done_callback(lambda done: done.cancelled() or done.exception())
-        writer.send([PING, nonce])
-        return pong
-
-    def _fail_pongs(self, error: IsthmusError) -> None:
-        for pong in (*self._pongs.values(), *self._beats.values()):
-            if not pong.done():
-                pong.set_exception(own_copy(error))
-
-    def _call_supervisor(self) -> None:
-        if self.supervisor is not None:
-            self.supervisor.on_busy()
 
     def _free_id(self) -> int:
         number = (self._last_id + 1) % REQUEST_ID_LIMIT

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from ..errors import Closing, IsthmusError, StartFailed, own_copy
+from ..errors import Closing, IsthmusError, own_copy
 from ..limits import ENGINE_DEAD_ANSWERS_MS
 from .connection import Connection
+from .ends import Ends
 from .life import Life, RuntimeState, StateChange
 from .link import Link
 from .options import KeeperOptions
 from .process import KILL_WAIT_S, ExitReport, RuntimeProcess
 from .pulse import Pulse
-from .reports import ProcessEnd, cause_of, exit_error, failed_error, unresponsive_error
-from .restarts import RestartOptions, RestartPolicy
+from .reports import cause_of, exit_error, unresponsive_error
 from .starting import Launch, begin_process
 from .watchdog import Cause, Verdict
 
@@ -59,9 +58,7 @@ class Keeper:
         self._connection = connection
         self._options = options
         self._life = Life(self._tell)
-        self._policy = RestartPolicy(options.restart or RestartOptions(), uniform)
-        most = options.restart.limit if options.restart is not None else 0
-        self._ends: deque[ProcessEnd] = deque(maxlen=most + 1)
+        self._ends = Ends(options.restart, uniform)
         self._pulse: Pulse | None = None
         if options.heartbeat is not None:
             self._pulse = Pulse(options.heartbeat, connection, self._on_verdict)
@@ -79,7 +76,8 @@ class Keeper:
         """Brings the next process up."""
         self._closing: asyncio.Task[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        connection.supervisor = self
+        connection.on_busy = self._on_busy
+        connection.inbox.on_engine_dead = self._on_engine_dead
 
     @property
     def state(self) -> RuntimeState:
@@ -120,7 +118,6 @@ class Keeper:
         """
         if self._life.is_over:
             raise Closing("this runtime has been closed; start another", phase="close")
-        self._policy.clear()
         self._ends.clear()
         if self.state is RuntimeState.RESTARTING:
             self._hurry.set()
@@ -149,16 +146,6 @@ class Keeper:
         else:
             await asyncio.wait({self.closed}, timeout=KILL_WAIT_S)
 
-    def on_busy(self) -> None:
-        """Watch the process: something is waited for."""
-        if self._pulse is not None:
-            self._pulse.wake()
-
-    def on_engine_dead(self, message: str) -> None:
-        """End the process, when what it still answers has had time to arrive."""
-        if self._attached is not None and self._pulse is not None:
-            self._on_verdict(self._attached, Verdict(Cause.ENGINE_DEAD, message))
-
     def on_broken(self, link: Link, error: IsthmusError) -> None:
         """End a process that does not speak the protocol."""
         if link is self._attached:
@@ -169,7 +156,8 @@ class Keeper:
     def on_ended(self, link: Link, report: ExitReport) -> None:
         """A process has ended."""
         self.last_exit = report
-        error = link.reason or link.failure or exit_error(report)
+        is_killed = link.process is not None and link.process.is_killed
+        error = link.reason or link.failure or exit_error(report, is_killed)
         if link is self._attached:
             self._lose(error)
         link.give_up(error)
@@ -179,7 +167,7 @@ class Keeper:
     async def _begin(self) -> Link:
         """Start a process and return its link when it has said hello."""
         self._before = self._newest_process()
-        link = self._link = Link(self, self._connection.receive, self._connection.codec)
+        link = self._link = Link(self, self._connection.inbox.receive, self._connection.codec)
         self.hello = await begin_process(
             self._launch, link, self._before, self._options, lambda: not self._life.is_over
         )
@@ -222,7 +210,7 @@ class Keeper:
             self._connection.fail(error)
         else:
             lived_ms = (self._loop.time() - self._ran_at) * 1_000
-            delay_ms = self._next(error, lived_ms)
+            delay_ms = self._ends.add(self._loop.time() * 1_000, error, lived_ms)
             self._attempt = 1
             self._life.to(
                 RuntimeState.RESTARTING,
@@ -254,7 +242,7 @@ class Keeper:
             except Exception as error:
                 if self._life.is_over:
                     return
-                delay = self._next_start(error)
+                delay = self._ends.add(self._loop.time() * 1_000, error)
                 if delay is None:
                     self._give_up()
                     return
@@ -274,18 +262,8 @@ class Keeper:
             pass
         self._hurry.clear()
 
-    def _next(self, error: IsthmusError, lived_ms: float) -> float | None:
-        now_ms = self._loop.time() * 1_000
-        self._ends.append(ProcessEnd(now_ms, lived_ms, cause_of(error), error))
-        return None if self._options.restart is None else self._policy.next(now_ms, lived_ms)
-
-    def _next_start(self, error: Exception) -> float | None:
-        if not isinstance(error, IsthmusError):
-            error = StartFailed(f"it cannot be started: {error!r}", phase="start")
-        return self._next(error, 0.0)
-
     def _give_up(self) -> None:
-        error = failed_error(self._ends)
+        error = self._ends.report()
         self._life.to(RuntimeState.FAILED, reason=error.message, error=error, attempt=self._attempt)
         self._connection.fail(error)
         self._settle_waiters(error)
@@ -298,6 +276,16 @@ class Keeper:
             self._loop.call_later(ENGINE_DEAD_ANSWERS_MS / 1_000, self._end, link, verdict)
         else:
             self._end(link, verdict)
+
+    def _on_busy(self) -> None:
+        """Watch the process: something is waited for."""
+        if self._pulse is not None:
+            self._pulse.wake()
+
+    def _on_engine_dead(self, message: str) -> None:
+        """End the process, when what it still answers has had time to arrive."""
+        if self._attached is not None and self._pulse is not None:
+            self._on_verdict(self._attached, Verdict(Cause.ENGINE_DEAD, message))
 
     def _end(self, link: Link, verdict: Verdict) -> None:
         """End a process that is of no use."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from ..errors import QueueFull
@@ -103,9 +103,12 @@ class KeptRequests:
         if kept.timer is not None:
             kept.timer.cancel()
 
-    def sort(self, order: Iterable[int]) -> None:
-        """Put them in the order in which they were made."""
-        self._kept = {number: self._kept[number] for number in order if number in self._kept}
+    def keep_all(self, requests: Mapping[int, Request]) -> None:
+        """Keep exactly these, in this order; those that were kept are among them."""
+        for number, request in requests.items():
+            if number not in self._kept:
+                self.keep(number, request)
+        self._kept = {number: self._kept[number] for number in requests}
 
     def must_wait(self, request: Request) -> bool:
         """Whether a new request has to wait for a model, or behind others that do."""

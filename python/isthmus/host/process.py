@@ -121,6 +121,8 @@ class RuntimeProcess(asyncio.SubprocessProtocol):
         self._has_exited = False
         self._timer: asyncio.TimerHandle | None = None
         self._tail = Tail()
+        self.is_killed = False
+        """Whether this host has killed it."""
         self.ended: asyncio.Future[ExitReport] = self._loop.create_future()
 
     @property
@@ -202,6 +204,7 @@ class RuntimeProcess(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         """End the process at once."""
+        self.is_killed = self.is_killed or not self._has_exited
         with contextlib.suppress(ProcessLookupError):
             self.transport.kill()
 

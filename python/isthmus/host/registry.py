@@ -62,6 +62,8 @@ class ModelRegistry:
             record.references += 1
             record.params |= {name: value for name, value in own.items() if value is not None}
             self._to(handle, ModelState.READY)
+        for other in self._lost(own):
+            self._to(other, ModelState.STALE)
 
     def given_back(self, handle: str) -> None:
         """The caller has one reference less."""
@@ -120,13 +122,19 @@ class ModelRegistry:
 
     def revival(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a caller's load of a lost model says besides, to have its handle again."""
-        for handle, record in self._records.items():
-            if record.state is ModelState.LOST and all(
-                record.params.get(name) == params.get(name) for name in _SOURCE
-            ):
-                revived = self._restoring(handle, 1)
-                return {name: revived[name] for name in _OF_ONE_LOAD if name in revived}
+        for handle in self._lost(params):
+            revived = self._restoring(handle, 1)
+            return {name: revived[name] for name in _OF_ONE_LOAD if name in revived}
         return {}
+
+    def _lost(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the lost handles of the model that these params load."""
+        return [
+            handle
+            for handle, record in self._records.items()
+            if record.state is ModelState.LOST
+            and all(record.params.get(name) == params.get(name) for name in _SOURCE)
+        ]
 
     def _restoring(self, handle: str, more: int) -> dict[str, Any]:
         record = self._records[handle]

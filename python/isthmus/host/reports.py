@@ -45,9 +45,14 @@ class ProcessEnd:
         }
 
 
-def exit_error(report: ExitReport) -> RuntimeExited:
-    """Return the error of requests that were in flight when the process ended by itself."""
-    hint = f"; {_MEMORY_HINT}" if hints_at_memory(report.signal, report.stderr_tail) else ""
+def exit_error(report: ExitReport, is_killed: bool) -> RuntimeExited:
+    """Return the error of requests that were in flight when the process ended.
+
+    Args:
+        is_killed: Whether this host has killed it.
+    """
+    signal = None if is_killed else report.signal
+    hint = f"; {_MEMORY_HINT}" if hints_at_memory(signal, report.stderr_tail) else ""
     return RuntimeExited(
         f"the runtime has ended ({report}){hint}",
         exit_code=report.code,
@@ -83,7 +88,8 @@ def failed_error(ends: Sequence[ProcessEnd]) -> RuntimeFailed:
     times = "once" if len(ends) == 1 else f"{len(ends)} times in {seconds:.1f} s"
     tail = str(last.error.details.get("stderr_tail") or "")
     words = tail.strip().splitlines()[-5:]
-    signal = last.error.details.get("signal")
+    is_ours = isinstance(last.error, RuntimeUnresponsive)
+    signal = None if is_ours else last.error.details.get("signal")
     parts = [
         f"the runtime has ended {times} and is not started again "
         f"({', then '.join(end.cause for end in ends)})",

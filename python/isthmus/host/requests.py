@@ -135,7 +135,7 @@ class Replays:
     def take(self, request: Request) -> bool:
         """Whether a request that was written may be sent again; counts it."""
         may = (
-            True
+            request.method in IDEMPOTENT
             and not request.is_cancelled
             and request.replays < REPLAY_LIMIT
             and not request.pending.has_received

@@ -16,6 +16,7 @@ from ..errors import IsthmusError
 from ..limits import HEALTH_ANSWER_MS
 from .batch import Item, Operation
 from .connection import Connection
+from .health import health_of, supervision_of
 from .keeper import Keeper
 from .lanes import envelope
 from .life import RuntimeState
@@ -76,7 +77,7 @@ class Runtime:
     @property
     def ignored(self) -> int:
         """Messages that arrived for nobody: late, unknown, or not for a host."""
-        return self._connection.counters["ignored"]
+        return self._connection.inbox.counters["ignored"]
 
     async def __aenter__(self) -> Self:
         """Return itself: it has been started already."""
@@ -257,33 +258,16 @@ class Runtime:
             nothing though it is waited for; `runtime`, its own health (docs/protocol.md, section
             2.5), None when it does not answer.
         """
-        own = await self._ask_health()
-        reason = self._why_not_ready(own)
-        return {
-            "state": self.state.value,
-            "is_ready": reason is None,
-            "reason": reason,
-            "restarts": self._keeper.restarts,
-            "last_exit": self._keeper.last_exit,
-            "silent_ms": self._keeper.silent_ms,
-            "runtime": own,
-        }
+        return health_of(self._keeper, await self._ask_health())
 
     async def stats(self) -> dict[str, Any]:
         """Return the runtime's counters, as `calls` this host's frames and calls of each operation,
         model and options, and as `supervision` what became of its processes."""
-        own = await self.call("stats")
-        replays = self._connection.replays
-        supervision = {
-            "state": self.state.value,
-            "restarts": self._keeper.restarts,
-            "replayed": replays.replayed,
-            "restored": self._connection.gate.restored,
-            "refused_by_budget": replays.refused_by_budget,
-            "budget_tokens": replays.budget_tokens,
+        return {
+            **await self.call("stats"),
+            "calls": self._connection.multiplexer.stats(),
+            "supervision": supervision_of(self._keeper, self._connection),
         }
-        calls = self._connection.multiplexer.stats()
-        return {**own, "calls": calls, "supervision": supervision}
 
     async def ping(self) -> dict[str, Any]:
         """Return the health of its process by a ping, which is no request and waits for no restart.
@@ -328,17 +312,6 @@ class Runtime:
                 return await self._connection.ping()
         except (IsthmusError, TimeoutError):
             return None
-
-    def _why_not_ready(self, own: Mapping[str, Any] | None) -> str | None:
-        if self.state is not RuntimeState.RUNNING:
-            error = self._keeper.last_error
-            return f"it is {self.state}" + ("" if error is None else f": {error.message}")
-        if own is None:
-            return f"its process does not answer within {HEALTH_ANSWER_MS:g} ms"
-        engine = own.get("engine")
-        if isinstance(engine, Mapping) and engine.get("state") == "dead":
-            return "its engine has died"
-        return None
 
     def _give_back(self, handle: str) -> None:
         """Unload a model whose load was cancelled when it had already settled."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..limits import STREAM_CREDIT
-from .connection import Connection, OnEvent
+from .connection import Connection
+from .inbox import OnEvent
 from .keeper import Keeper
 from .life import OnState
 from .link import Link

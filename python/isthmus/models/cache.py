@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..errors import Closing, MemoryLimit, ModelNotLoaded
@@ -225,7 +225,13 @@ class ModelCache:
     async def _load(self, load: SharedLoad) -> None:
         started = self._clock()
         inspected = await self._maker.inspect(load.source, load.tell)
-        room = room_of(inspected.verified, inspected.adapter_bytes, load.kv_tokens)
+
+        def room_for(waiter: Waiter) -> Room:
+            tokens = waiter.options.kv_tokens
+            return room_of(inspected.verified, inspected.adapter_bytes, tokens)
+
+        # Who wants more than another has it enlarged, or is refused alone.
+        room = min(map(room_for, load.waiters), key=lambda room: room.total_bytes)
         async with self._fitting.room_for(load, room):
             parts = await self._maker.build(inspected, load.tell)
         model = self._made(load, inspected, parts, room, (self._clock() - started) * 1_000)
@@ -236,7 +242,14 @@ class ModelCache:
             "model_loaded",
             {"model": model.handle, "source": model.source.source, "load_ms": model.load_ms},
         )
-        load.succeed(model, lambda waiter: self._take(model, waiter.options, waiter.is_replaced))
+        load.succeed(
+            model,
+            lambda waiter: self._take(
+                model,
+                replace(waiter.options, kv_tokens=room_for(waiter).kv_tokens),
+                waiter.is_replaced,
+            ),
+        )
         if not model.is_in_use:
             self._departures.on_free(model)
 

@@ -39,16 +39,6 @@ class SharedLoad:
     waiters: list[Waiter]
     task: asyncio.Task[None] | None = None
 
-    @property
-    def kv_tokens(self) -> int | None:
-        """The most tokens of KV cache that a waiter names."""
-        named = [
-            waiter.options.kv_tokens
-            for waiter in self.waiters
-            if waiter.options.kv_tokens is not None
-        ]
-        return max(named, default=None)
-
     def tell(self, stage: str, done: int = 0, total: int = 1, unit: str = "steps") -> None:
         """Tell every waiter how far it is."""
         for waiter in tuple(self.waiters):

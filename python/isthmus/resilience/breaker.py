@@ -26,17 +26,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ..errors import CircuitOpen
-from ..limits import (
-    BREAKER_BUCKETS,
-    BREAKER_CALLS,
-    BREAKER_FAILURE_RATE,
-    BREAKER_LEASE_S,
-    BREAKER_OPEN_LIMIT_S,
-    BREAKER_OPEN_S,
-    BREAKER_SLOW_CALL_S,
-    BREAKER_SLOW_RATE,
-    BREAKER_WINDOW_S,
-)
+from .options import BreakerOptions
 from .window import RollingWindow
 
 
@@ -65,21 +55,6 @@ RAMP: Final = (1, 2, 4)
 
 _EVERYONE: Final = len(RAMP)
 """The stage after the ramp: all calls pass, judged as when it is closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerOptions:
-    """When a breaker opens and closes; see limits.py for each."""
-
-    window_s: float = BREAKER_WINDOW_S
-    buckets: int = BREAKER_BUCKETS
-    calls: int = BREAKER_CALLS
-    failure_rate: float = BREAKER_FAILURE_RATE
-    slow_rate: float = BREAKER_SLOW_RATE
-    slow_call_s: float = BREAKER_SLOW_CALL_S
-    open_s: float = BREAKER_OPEN_S
-    open_limit_s: float = BREAKER_OPEN_LIMIT_S
-    lease_s: float = BREAKER_LEASE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..limits import GENERATE_QUEUE_LIMIT, GENERATIONS_LIMIT
 from .admission import Bulkhead
-from .breaker import Breaker, BreakerOptions, Transition
+from .breaker import Breaker, Transition
 from .guard import Guard
+from .options import BreakerOptions
 from .retry import Retrier
 
 

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import platform
 import secrets
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from .. import __version__
 from ..engine.blas import Blas
 from ..engine.thread import EngineThread
 from ..errors import EngineDead, IsthmusError
 from ..faults import Faults, Point
 from ..limits import (
-    DEPTH_LIMIT,
-    IN_FLIGHT_LIMIT,
-    MESSAGE_LIMIT_BYTES,
     PENDING_TEXT_LIMIT_BYTES,
-    PROTOCOL_VERSION,
     WRITE_WATERMARK_BYTES,
 )
 from ..models.cache import CacheSettings, ModelCache
@@ -42,6 +36,7 @@ from ..wire.frames import FrameDecoder
 from ..wire.lines import LineDecoder
 from ..wire.messages import Kind
 from .health import LoopLag, resident_bytes
+from .hello import make_hello
 from .instrumented import instrument, make_decoder, make_operations, make_writer
 from .log import log
 from .methods import basic, compatibility, draft, generate, models, resilience, status, text
@@ -127,7 +122,7 @@ class Runtime:
             self._writer,
             router,
             group,
-            _hello(settings, self._codec, router, blas),
+            make_hello(settings, self._codec, router.names, blas),
             self.health,
             self._multiplexer,
         )
@@ -318,24 +313,3 @@ def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Rout
     # Behind the others, so that no fault of requests keeps them from being heard.
     resilience.register_faults(router, services.faults)
     return router
-
-
-def _hello(settings: Settings, codec: Codec, router: Router, blas: Blas) -> dict[str, Any]:
-    return {
-        "protocol": PROTOCOL_VERSION,
-        "runtime": __version__,
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "platform": f"{sys.platform}-{platform.machine()}",
-        "codec": codec.name,
-        "limits": {
-            "frame_bytes": settings.frame_limit_bytes,
-            "message_bytes": MESSAGE_LIMIT_BYTES,
-            "depth": DEPTH_LIMIT,
-            "piece_bytes": settings.piece_bytes,
-            "in_flight": IN_FLIGHT_LIMIT,
-        },
-        "methods": router.names,
-        "blas": blas.to_wire(),
-        **({} if settings.faults is None else {"faults": True}),
-    }

@@ -187,6 +187,7 @@ class Joined:
         self.is_input_ending = False
         self.stdin = self.up
         self.stderr = ""
+        self.is_killed = False
         self.ended: asyncio.Future[host.ExitReport] = loop.create_future()
         self._tokenizer = tokenizer
         self._serving = loop.create_task(self._serve())

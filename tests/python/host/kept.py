@@ -1,4 +1,4 @@
-"""A runtime that is kept, on a loop whose time the test moves, with processes that the test ends."""
+"""A runtime that is kept, on a loop whose time the test moves; the test ends its processes."""
 
 from __future__ import annotations
 

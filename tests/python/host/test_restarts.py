@@ -1,4 +1,4 @@
-"""The restart policy decides as both languages are told to, and a life takes only steps there are."""
+"""The restart policy decides as both languages are told to, and a life has no other steps."""
 
 from __future__ import annotations
 

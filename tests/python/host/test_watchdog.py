@@ -1,4 +1,4 @@
-"""The watchdog judges by what was received: who is silent, whose engine stands still, who is not."""
+"""The watchdog judges by what was received: who is silent, whose engine stands still."""
 
 from __future__ import annotations
 

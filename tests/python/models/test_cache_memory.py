@@ -162,6 +162,17 @@ async def test_a_model_in_memory_is_given_more_room_if_there_is_any() -> None:
     assert (await shelf.load("a", kv_tokens=1)).room.kv_tokens == 15
 
 
+async def test_who_wants_more_room_than_there_is_is_refused_alone() -> None:
+    shelf = bench(100, is_open=False)
+    tasks = [asyncio.create_task(shelf.load("a", kv_tokens=n)) for n in (1_000, 2, 5)]
+    await turns()
+    shelf.shop.open_all()
+    greedy, modest, other = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(greedy, MemoryLimit) and modest is other
+    assert not isinstance(other, BaseException) and other.references == 2
+    assert other.room.kv_tokens == 5 and shelf.shop.builds == 1
+
+
 async def test_a_model_is_replaced_after_the_new_one_is_there_if_both_fit() -> None:
     shelf = bench(150)
     old = await shelf.load("a")

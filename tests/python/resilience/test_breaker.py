@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from isthmus.errors import CircuitOpen
-from isthmus.resilience.breaker import Breaker, BreakerOptions, Permit, State, Transition
+from isthmus.resilience.breaker import Breaker, Permit, State, Transition
+from isthmus.resilience.options import BreakerOptions
 from tests.python.resilience.clock import Clock
 
 OPTIONS = BreakerOptions()

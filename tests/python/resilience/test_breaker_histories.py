@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from isthmus.errors import CircuitOpen
-from isthmus.resilience.breaker import NEXT_STATES, Breaker, BreakerOptions, State, Transition
+from isthmus.resilience.breaker import NEXT_STATES, Breaker, State, Transition
+from isthmus.resilience.options import BreakerOptions
 from tests.python.resilience.clock import Clock
 
 OPTIONS = BreakerOptions(calls=4)

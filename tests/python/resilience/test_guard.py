@@ -20,8 +20,9 @@ from isthmus.errors import (
     Unavailable,
 )
 from isthmus.resilience.admission import Bulkhead
-from isthmus.resilience.breaker import Breaker, BreakerOptions, State
+from isthmus.resilience.breaker import Breaker, State
 from isthmus.resilience.guard import RULES, Guard, Weight, is_retried, weigh
+from isthmus.resilience.options import BreakerOptions
 from isthmus.resilience.retry import Retrier
 from tests.python.resilience.clock import Clock
 

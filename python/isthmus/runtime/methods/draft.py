@@ -141,13 +141,14 @@ class DraftMethods:
                 phase="queue",
             )
         done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        multiplexer.add(
-            operation,
-            requests,
-            call,
-            lambda outcomes: None if done.done() else done.set_result(outcomes),
-        )
-        return await done
+        with model.lease():  # also while it waits for the verification before it
+            multiplexer.add(
+                operation,
+                requests,
+                call,
+                lambda outcomes: None if done.done() else done.set_result(outcomes),
+            )
+            return await done
 
 
 def _read_proposal(fields: Params) -> list[tuple[list[int], list[float]]] | None:
