@@ -223,6 +223,10 @@ BREAKER_FAILURE_RATE: Final = 0.5
 BREAKER_SLOW_RATE: Final = 0.8
 """Share of slow calls that opens a breaker: slowness may be load, so more of it is borne."""
 
+BREAKER_DEADLINE_S: Final = 1.0
+"""A deadline that leaves a call less time than this says nothing of the model: one caller's hurry
+must not open the circuit for the others."""
+
 BREAKER_SLOW_CALL_S: Final = 60.0
 """A call that takes longer is slow; for `generate`, from when it runs to its first token. A prompt
 of 32,768 tokens takes as long at 550 tokens a second."""

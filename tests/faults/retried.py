@@ -36,8 +36,14 @@ OUTCOMES: Final = (
     ),
     Outcome("the output cannot be what `response_format` demands", ("CONSTRAINT_FAILED",)),
     Outcome("it was cancelled", ("CANCELLED",)),
-    Outcome("its deadline passed before it ran", ("DEADLINE_EXCEEDED",), phase="queue"),
-    Outcome("its deadline passed while it ran", ("DEADLINE_EXCEEDED",), phase="decode"),
+    Outcome(
+        "its deadline passed before it had run for a second", ("DEADLINE_EXCEEDED",), phase="queue"
+    ),
+    Outcome(
+        "its deadline passed when it had run for a second or more",
+        ("DEADLINE_EXCEEDED",),
+        phase="decode",
+    ),
     Outcome("there is no room for it now", ("QUEUE_FULL", "MEMORY_LIMIT", "CIRCUIT_OPEN")),
     Outcome("the runtime goes, or its engine has ended", ("CLOSING", "ENGINE_DEAD")),
     Outcome("something failed in passing, such as I/O", ("UNAVAILABLE",)),

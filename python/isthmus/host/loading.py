@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import IsthmusError
+from ..errors import IsthmusError, RemoteProtocolError
 from .registry import ModelRegistry
 from .streams import Progress, Reply
 
@@ -31,13 +31,13 @@ class Loading(Reply):
         on_progress: Progress | None,
         give_back: Callable[[str], object],
     ) -> None:
-        super().__init__(on_progress, lambda info: give_back(info["model"]))
+        super().__init__(on_progress, lambda info: give_back(_handle_of(info)))
         self._registry = registry
         self._params = params
 
     def on_value(self, value: Any) -> None:
         """Note the model, and that another was given back for it."""
-        self._registry.loaded(value["model"], self._params)
+        self._registry.loaded(_handle_of(value), self._params)
         self._replaced()
         super().on_value(value)
 
@@ -50,6 +50,13 @@ class Loading(Reply):
     def _replaced(self) -> None:
         if (replaced := self._params.get("replace")) is not None:
             self._registry.given_back(replaced)
+
+
+def _handle_of(info: Any) -> str:
+    handle = info.get("model") if isinstance(info, dict) else None
+    if type(handle) is not str:
+        raise RemoteProtocolError("the runtime sent a model without a handle", kind="message")
+    return handle
 
 
 class Unloading(Reply):

@@ -10,6 +10,7 @@ What the attempt does is not known here.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from ..errors import DeadlineExceeded, IsthmusError
+from ..limits import BREAKER_DEADLINE_S
 from .admission import Bulkhead
 from .breaker import Breaker, Permit
 from .retry import Retrier
@@ -64,8 +66,12 @@ RULES: Final = {
     "NUMERIC_ERROR": _MODELS,
     "INTERNAL": _MODELS,
 }
-"""By code; what is not here is the model's. A deadline that passes before the model runs is the
-caller's (`weigh`). Nothing is tried again once a token is out (`is_retried`)."""
+"""By code; what is not here is the model's. A deadline that passes before the model runs, or leaves
+it less than BREAKER_DEADLINE_S, is the caller's (`weigh`). Nothing is tried again once a token is
+out (`is_retried`)."""
+
+_ATTEMPT: Final = "attempt"
+"""The phase of a time-out that the runtime sets, not the caller."""
 
 _BEFORE_IT_RUNS: Final = frozenset(("queue", "template"))
 """Phases in which a deadline says nothing of the model."""
@@ -80,11 +86,13 @@ def is_retried(error: Exception) -> bool:
     )
 
 
-def weigh(error: Exception) -> Weight:
-    """Return what an error says of the model."""
+def weigh(error: Exception, seconds: float = math.inf) -> Weight:
+    """Return what an error says of the model, of a call that ran for so long."""
     if not isinstance(error, IsthmusError):
         return Weight.FAILURE
-    if isinstance(error, DeadlineExceeded) and error.phase in _BEFORE_IT_RUNS:
+    if isinstance(error, DeadlineExceeded) and (
+        error.phase in _BEFORE_IT_RUNS or (error.phase != _ATTEMPT and seconds < BREAKER_DEADLINE_S)
+    ):
         return Weight.NEUTRAL
     return RULES.get(error.code, _MODELS).weight
 
@@ -186,11 +194,11 @@ class Guard:
                 raise
             raise DeadlineExceeded(
                 f"the model did not answer within {timeout_s:g} s; ask for less at a time",
-                phase="running",
+                phase=_ATTEMPT,
             ) from None
 
     def _judge(self, permit: Permit, error: BaseException, seconds: float) -> None:
-        if isinstance(error, Exception) and weigh(error) is Weight.FAILURE:
+        if isinstance(error, Exception) and weigh(error, seconds) is Weight.FAILURE:
             permit.failure(seconds)
         else:
             permit.neutral()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.thread import EngineThread
-from ..errors import Cancelled, InternalError
+from ..errors import Cancelled, DeadlineExceeded, InternalError
 from ..faults import Faults, Point
 from ..models.load import LoadedModel
 from ..multiplex.multiplexer import Outcome
@@ -103,7 +103,8 @@ class CheckDraft:
         await self._engine.run_steps(work)
         outcomes, now = work.outcomes, time.monotonic()
         weights = [
-            _weigh(item, outcome, now) for item, outcome in zip(items, outcomes, strict=True)
+            _weigh(item, outcome, now, work.seconds)
+            for item, outcome in zip(items, outcomes, strict=True)
         ]
         failed, answered = weights.count(Weight.FAILURE), weights.count(None)
         if failed and failed >= answered:
@@ -133,15 +134,16 @@ class _Unjudged(Cancelled):
         self.outcomes = outcomes
 
 
-def _weigh(item: DraftRequest, outcome: Outcome, now: float) -> Weight | None:
+def _weigh(item: DraftRequest, outcome: Outcome, now: float, seconds: float) -> Weight | None:
     """Return what a draft's outcome says of the model; None that it answered."""
     if isinstance(outcome, Exception):
         return weigh(outcome)
+    if not item.call.is_settled:
+        return None
     deadline_at = item.call.deadline_at
-    if item.call.is_settled:
-        is_late = deadline_at is not None and now >= deadline_at and item.call.phase == "running"
-        return Weight.FAILURE if is_late else Weight.NEUTRAL
-    return None
+    if deadline_at is None or now < deadline_at:
+        return Weight.NEUTRAL
+    return weigh(DeadlineExceeded("the draft was late", phase=item.call.phase), seconds)
 
 
 class _Verification:

@@ -314,6 +314,30 @@ def test_such_a_load_that_comes_after_the_end_breaks_nothing(bench: KeptBench) -
     bench.die(None)
 
 
+def test_a_model_without_a_handle_is_the_runtime_s_fault(bench: KeptBench) -> None:
+    loading = bench.start(bench.runtime.load_model("a"))
+    bench.answer({"path": "x"})
+    error = bench.error(loading)
+    assert isinstance(error, IsthmusError) and error.code == "REMOTE_PROTOCOL_ERROR"
+
+
+def test_loading_it_again_forgives_all_that_was_lost_of_a_model(bench: KeptBench) -> None:
+    bench.load("a", "a1")
+    bench.load("a", "a2")
+    bench.follow()
+    for handle in ("a1", "a2"):
+        bench.call("tokenize", model=handle)
+    bench.follow()
+    assert isinstance(bench.error(bench.call("tokenize", model="a2")), ModelLoadFailed)
+    again = bench.start(bench.runtime.load_model("a"))
+    bench.answer(model_info(bench.process.requests[-1][2]["handle"]))
+    assert again.result().info.model == "a1"
+    bench.call("tokenize", model="a2")
+    assert bench.process.requests[-1][2]["handle"] == "a2"
+    bench.answer({})
+    bench.answer({"ids": b""})
+
+
 def test_the_models_that_were_loaded_again_are_counted(bench: KeptBench) -> None:
     model = bench.load("a")
     bench.follow()

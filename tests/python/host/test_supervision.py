@@ -367,6 +367,18 @@ def test_without_restarts_the_end_of_the_process_is_the_end_of_all() -> None:
         assert isinstance(bench.error(bench.start(bench.runtime.restart())), Closing)
 
 
+def test_without_restarts_it_can_be_restarted_by_hand_while_it_runs() -> None:
+    with kept(restart=None) as bench:
+        restarting = bench.start(bench.runtime.restart())
+        bench.die(None)
+        assert restarting.done() and bench.count == 2 and not bench.runtime.closed.done()
+        bench.launcher.refusal = StartFailed("no such file", phase="start", cause="spawn")
+        again = bench.start(bench.runtime.restart())
+        bench.die(None)
+        assert isinstance(bench.error(again), RuntimeFailed) and bench.runtime.state == "failed"
+        bench.launcher.refusal = None
+
+
 def test_a_process_that_breaks_the_protocol_is_ended_and_followed(bench: KeptBench) -> None:
     call, again = bench.call("load_model", source="x"), bench.call("echo", data=1)
     broken = bench.process

@@ -19,6 +19,7 @@ from isthmus.errors import (
     QueueFull,
     Unavailable,
 )
+from isthmus.limits import BREAKER_DEADLINE_S
 from isthmus.resilience.admission import Bulkhead
 from isthmus.resilience.breaker import Breaker, State
 from isthmus.resilience.guard import RULES, Guard, Weight, is_retried, weigh
@@ -149,7 +150,7 @@ async def test_an_attempt_s_time_out_is_the_model_s_failure_and_not_tried_again(
 
     with pytest.raises(DeadlineExceeded) as caught:
         await asyncio.wait_for(guarded.guard.call(hang), WAIT_S)
-    assert caught.value.phase == "running"
+    assert caught.value.phase == "attempt"
     assert guarded.counts() == (1, 1)
 
 
@@ -223,6 +224,12 @@ def test_what_passes_is_tried_again_but_not_once_a_token_is_out() -> None:
 )
 def test_a_deadline_counts_only_when_the_model_was_running(phase: str, weight: Weight) -> None:
     assert weigh(DeadlineExceeded("x", phase=phase)) is weight
+
+
+def test_a_deadline_that_leaves_the_model_no_time_says_nothing_of_it() -> None:
+    late = DeadlineExceeded("x", phase="decode")
+    assert weigh(late, BREAKER_DEADLINE_S / 2) is Weight.NEUTRAL
+    assert weigh(late, BREAKER_DEADLINE_S) is Weight.FAILURE
 
 
 def test_the_table_names_only_codes_that_there_are() -> None:
