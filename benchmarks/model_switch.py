@@ -76,6 +76,14 @@ class Outcome:
         """Return the median of a part of the passes."""
         return median(getattr(each, part) for each in self.passes[switches][side])
 
+    def ratio(self, switches: int, part: str = "total_s", side: str = CACHED) -> float:
+        """Return how many times as long mlx-lm takes: the median of the rounds."""
+        taken = self.passes[switches]
+        return median(
+            getattr(theirs, part) / getattr(ours, part)
+            for theirs, ours in zip(taken[RELOADED], taken[side], strict=True)
+        )
+
 
 async def measure(plan: Plan, sources: list[Path]) -> Outcome:
     """Have the sides take turns."""
@@ -113,17 +121,11 @@ def _compare(passes: list[Pass]) -> None:
 def figures(outcome: Outcome) -> list[Figure]:
     """Return what has to be reached."""
 
-    def ratio(switches: int) -> float:
-        return outcome.seconds(switches, RELOADED) / outcome.seconds(switches, CACHED)
-
-    def saved(switches: int) -> float:
-        loads = outcome.seconds(switches, CACHED, "load_s")
-        return 100 * (1 - loads / outcome.seconds(switches, RELOADED, "load_s"))
-
+    saved = 100 * (1 - 1 / outcome.ratio(100, "load_s"))
     return [
-        Figure("switch10_speedup", ratio(10), 1.2, "times", is_least=True),
-        Figure("switch100_speedup", ratio(100), 3.0, "times", is_least=True),
-        Figure("load_time_saved_at_100", saved(100), 90.0, "%", is_least=True),
+        Figure("switch10_speedup", outcome.ratio(10), 1.2, "times", is_least=True),
+        Figure("switch100_speedup", outcome.ratio(100), 3.0, "times", is_least=True),
+        Figure("load_time_saved_at_100", saved, 90.0, "%", is_least=True),
         Figure("cached_handle_us", median(outcome.handles["handle_us"]), 50.0, "us"),
         Figure("reloads", outcome.reloads, 0, "loads"),
     ]
@@ -135,9 +137,8 @@ def table(outcome: Outcome) -> str:
     for count, sides in outcome.passes.items():
         for name in sides:
             total_s, load_s = outcome.seconds(count, name), outcome.seconds(count, name, "load_s")
-            against = outcome.seconds(count, RELOADED)
             cells = [number(load_s), number(total_s), number(total_s / count * 1e3)]
-            rows.append([str(count), name, *cells, number(against / total_s)])
+            rows.append([str(count), name, *cells, number(outcome.ratio(count, side=name))])
     titles = ["switches", "side", "loads, s", "all, s", "a switch, ms", "times as fast"]
     seen = outcome.resident_mb
     return (

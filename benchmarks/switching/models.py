@@ -16,11 +16,11 @@ from ..fifty.models import Shape, write_random, write_tokenizer
 from ..harness import ROOT
 
 SHAPES: Final = {
-    "hidden-128": Shape(128, 344, 4, 32_000),
-    "hidden-192": Shape(192, 516, 6, 32_000),
-    "hidden-256": Shape(256, 688, 8, 32_000),
-    "hidden-384": Shape(384, 1032, 8, 32_000),
-    "hidden-512": Shape(512, 1376, 8, 32_000),
+    "128x4": Shape(128, 344, 4, 32_000),
+    "192x4": Shape(192, 516, 4, 32_000),
+    "256x4": Shape(256, 688, 4, 32_000),
+    "256x8": Shape(256, 688, 8, 32_000),
+    "384x8": Shape(384, 1032, 8, 32_000),
 }
 """With the vocabulary of Llama 2: reading the tokenizer is part of a load."""
 QUICK_SHAPES: Final = {

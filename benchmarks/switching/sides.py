@@ -16,7 +16,7 @@ from benchmarks.processes import Subject
 from isthmus import host
 
 PROMPT: Final = "Tell me which of the five you are."
-TOKENS: Final = 4
+TOKENS: Final = 2
 
 
 @dataclass(slots=True)

@@ -66,10 +66,15 @@ class Inbox:
                 request.pending.on_delta(message[2], message[3])
         elif kind in (_RESULT, _END):
             request = self._requests.pop(first, None)
-            if request is not None:
-                request.pending.on_value(message[2])
-            else:
+            if request is None:
                 self.counters["ignored"] += 1
+                return
+            try:
+                request.pending.on_value(message[2])
+            except BaseException:
+                # The connection breaks now, and settles what is here.
+                self._requests[first] = request
+                raise
         elif kind == _ERROR:
             self._on_error(first, from_wire(message[2]))
         elif kind == _EVENT:

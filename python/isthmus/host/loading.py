@@ -31,13 +31,18 @@ class Loading(Reply):
         on_progress: Progress | None,
         give_back: Callable[[str], object],
     ) -> None:
-        super().__init__(on_progress, lambda info: give_back(_handle_of(info)))
+        super().__init__(on_progress, lambda info: give_back(info["model"]))
         self._registry = registry
         self._params = params
 
     def on_value(self, value: Any) -> None:
         """Note the model, and that another was given back for it."""
-        self._registry.loaded(_handle_of(value), self._params)
+        handle = value.get("model") if isinstance(value, dict) else None
+        if type(handle) is not str:
+            message = "the runtime sent a model without a handle"
+            super().on_error(RemoteProtocolError(message, kind="message"))
+            return
+        self._registry.loaded(handle, self._params)
         self._replaced()
         super().on_value(value)
 
@@ -50,13 +55,6 @@ class Loading(Reply):
     def _replaced(self) -> None:
         if (replaced := self._params.get("replace")) is not None:
             self._registry.given_back(replaced)
-
-
-def _handle_of(info: Any) -> str:
-    handle = info.get("model") if isinstance(info, dict) else None
-    if type(handle) is not str:
-        raise RemoteProtocolError("the runtime sent a model without a handle", kind="message")
-    return handle
 
 
 class Unloading(Reply):

@@ -314,11 +314,13 @@ def test_such_a_load_that_comes_after_the_end_breaks_nothing(bench: KeptBench) -
     bench.die(None)
 
 
-def test_a_model_without_a_handle_is_the_runtime_s_fault(bench: KeptBench) -> None:
+@pytest.mark.parametrize("answer", [{"path": "x"}, {"model": 7}, None, "a"])
+def test_a_model_without_a_handle_is_the_runtime_s_fault(bench: KeptBench, answer: object) -> None:
     loading = bench.start(bench.runtime.load_model("a"))
-    bench.answer({"path": "x"})
+    bench.answer(answer)
     error = bench.error(loading)
     assert isinstance(error, IsthmusError) and error.code == "REMOTE_PROTOCOL_ERROR"
+    assert not bench.process.is_killed
 
 
 def test_loading_it_again_forgives_all_that_was_lost_of_a_model(bench: KeptBench) -> None:
