@@ -18,6 +18,7 @@ from tests.faults.peer import (
     read_ids,
     wait_until,
 )
+from tests.faults.small_models import write_chain
 from tests.faults.ways import WAYS, assert_batched, options_of
 
 LONG = 100_000
@@ -135,9 +136,11 @@ def test_while_texts_gather_for_the_tokenizer_the_others_are_answered(
         assert (kind, len(value["ids"])) == (RESULT, 4 * len(texts[index]))
 
 
-def test_one_of_two_who_wait_for_the_same_load_may_leave(peer: Peer, deep_folder: Path) -> None:
-    leaving, staying = (peer.request("load_model", {"source": str(deep_folder)}) for _ in range(2))
-    peer.send([CANCEL, leaving])
+def test_one_of_two_who_wait_for_the_same_load_may_leave(peer: Peer, tmp_path: Path) -> None:
+    source = {"source": str(write_chain(tmp_path / "model", {}))}
+    leaving, staying = 1, 2
+    asked = [[1, request, "load_model", source] for request in (leaving, staying)]
+    peer.send(*asked, [CANCEL, leaving])
     assert peer.settled(leaving)[:1] == [ERROR]
     kind, _, info = peer.settled(staying)
     assert (kind, info["references"]) == (RESULT, 1)
