@@ -4,8 +4,10 @@ import { expect, test } from 'vitest';
 import type { Runtime, RuntimeExitedError } from '../../bridge/dist/index.js';
 import {
   failure,
+  faultyCommand,
   kill,
   ONCE,
+  start,
   startFake,
   startFaulty,
   temporaryFolder,
@@ -38,6 +40,14 @@ test.each([
   const runtime = await startFake('last-words', words, ONCE);
   const error = await failure(runtime.echo(1));
   expect(error.message).toContain(words);
+  expect(error.message).toMatch(HINT);
+});
+
+test('under a limit of its address space, a segmentation fault carries the hint', async () => {
+  const limited = ['sh', '-c', 'ulimit -v 16000000; exec "$@"', 'sh', ...faultyCommand()] as const;
+  const runtime = await start({ ...ONCE, command: limited });
+  const error = await failure(runtime.call('fault_kill', { signal: 'SIGSEGV' }));
+  expect(error).toMatchObject({ code: 'RUNTIME_EXITED', signal: 'SIGSEGV' });
   expect(error.message).toMatch(HINT);
 });
 

@@ -43,7 +43,7 @@ const MEMORY_HINT =
 const QUOTED_LINES = 8;
 
 /** What allocators, Python and the kernel leave behind when there is no memory. */
-const OUT_OF_MEMORY = /bad_alloc|MemoryError|Cannot allocate memory|\[malloc/;
+const OUT_OF_MEMORY = /bad_alloc|MemoryError|Cannot allocate memory|\[malloc|short of memory/;
 
 export function startFailed(
   command: Command,

@@ -161,6 +161,8 @@ export class Supervisor {
     } else if (this.#timer.isSet && this.#isProcessGone) {
       this.#timer.clear();
       this.#begin();
+    } else {
+      this.#busy(true);
     }
     return running;
   }
@@ -178,6 +180,11 @@ export class Supervisor {
     else if (state === 'running') this.#endInput();
     else if (!this.#isAsked) void this.#process?.dismiss();
     return this.closed;
+  }
+
+  /** Whether the host must stay alive until there is a runtime. */
+  get #isAwaited(): boolean {
+    return this.#waiters.length > 0 || this.connection.isBusy;
   }
 
   #whenRunning(): Promise<void> {
@@ -203,18 +210,16 @@ export class Supervisor {
 
   /** Spawn a process. */
   #begin(): void {
-    const isFirst = this.state === 'starting';
-    if (!isFirst) this.restarts++;
+    if (this.state !== 'starting') this.restarts++;
     this.#isAsked = false;
     this.#isByHand = false;
-    const isAwaited = isFirst || this.connection.isBusy;
     try {
       const process: RuntimeProcess = new RuntimeProcess(
         this.#options,
         this.connection,
         this.#clock,
         { onLost: () => this.#lost(process), onEnded: (ending) => this.#ended(ending) },
-        isAwaited,
+        this.#isAwaited,
       );
       this.#process = process;
       this.#isProcessGone = false;
@@ -266,13 +271,14 @@ export class Supervisor {
     void this.#process?.stop();
   }
 
+  /** Keep the host alive for what is pending, and for nothing else. */
   #busy(isBusy: boolean): void {
     if (this.state === 'running') {
       this.#process?.setReferenced(isBusy);
       if (isBusy) this.#heartbeat?.wake();
     } else if (this.state === 'restarting') {
-      this.#process?.setReferenced(isBusy);
-      this.#timer.setReferenced(isBusy);
+      this.#process?.setReferenced(this.#isAwaited);
+      this.#timer.setReferenced(this.#isAwaited);
     }
   }
 
@@ -341,7 +347,7 @@ export class Supervisor {
       delayMs: this.#policy?.next(this.#clock(), ending.healthyForMs),
     };
     if (delayMs === undefined) return this.#giveUp(failedError(this.#ends, ending));
-    this.#timer.set(() => this.#begin(), delayMs, this.connection.isBusy);
+    this.#timer.set(() => this.#begin(), delayMs, this.#isAwaited);
   }
 
   #giveUp(error: IsthmusError): void {

@@ -11,7 +11,10 @@ from .process import ExitReport
 from .watchdog import Verdict
 
 DOCTOR: Final = "run `python -m isthmus doctor` with the same interpreter"
-_MEMORY_SIGNS: Final = ("bad_alloc", "MemoryError", "Cannot allocate memory", "[malloc]")
+_MEMORY_SIGNS: Final = (
+    *("bad_alloc", "MemoryError", "Cannot allocate memory", "[malloc]"),
+    "short of memory",  # the runtime's own warning, where its address space is limited
+)
 _MEMORY_HINT: Final = (
     "perhaps it ran out of memory: load a smaller model or set --model-memory-bytes"
 )

@@ -269,6 +269,12 @@ test('a script that forgets to close the runtime still ends, and so does the run
   await expect.poll(() => isAlive(Number(pid))).toBe(false);
 });
 
+test('a script stays alive for a restart that it waits for', async () => {
+  const script = here('./fixtures/awaits-restart.mjs');
+  const { stdout } = await promisify(execFile)(process.execPath, [script], { timeout: 20_000 });
+  expect(stdout).toMatch(/^RUNTIME_(EXITED|FAILED) running$/);
+});
+
 test('fifty starts leave no handle of theirs behind', async () => {
   const count = (): number => process.getActiveResourcesInfo().length;
   await (await createRuntime({ command: peer('good') })).close();
