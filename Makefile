@@ -65,6 +65,7 @@ bench: setup
 	$(PY) -m benchmarks.streaming --quick
 	$(PY) -m benchmarks.model_switch --quick
 	$(PY) -m benchmarks.resilience --quick
+	$(PY) -m benchmarks.soak --quick
 	$(PY) -m benchmarks.peers --quick
 
 fuzz: setup $(VENV)/.fuzz

@@ -24,7 +24,7 @@ from .texts import Texts
 HERE: Final = Path(__file__).resolve().parent
 QUICK_MINUTES: Final = 0.4
 MINUTES: Final = 10.0
-KILLS_PER_MINUTE: Final = 4.0
+KILLS_PER_MINUTE: Final = 6.0
 _QUESTIONS: Final = 24
 _TEXTS: Final = 400
 _TOKENS: Final = 32

@@ -10,7 +10,7 @@ import pytest
 
 from isthmus.limits import BREAKER_CALLS
 from tests.faults.circuits import FAILING, breaker_of, inject, next_event, one_token
-from tests.faults.peer import CANCEL, DELTA, Peer, read_ids, wait_until
+from tests.faults.peer import CANCEL, DELTA, Peer, read_ids, wait_until, wire_ids
 from tests.faults.small_models import write_chain
 
 
@@ -190,3 +190,25 @@ def test_failures_before_a_restart_are_counted_in_the_new_breaker() -> None:
         assert peer.answer_code("generate", one_token(model)) is None
         wait_until(lambda: bool(breaker_of(peer, model)["calls"] == 5), "the call is counted")
         assert breaker_of(peer, model)["failures"] == 4
+
+
+def test_a_failure_after_the_output_is_complete_settles_the_call(tmp_path: Path) -> None:
+    end = 256
+    with Peer("--faults") as peer:
+        model = peer.load(write_chain(tmp_path / "ends", {ord("A"): end}))
+        anything = {"type": "regex", "pattern": "x*"}
+        params = {"model": model, "ids": wire_ids([ord("A")]), "response_format": anything}
+        assert peer.settled(peer.request("generate", params))[2]["is_complete"]
+        inject(peer, "text:fail")
+        assert peer.refusal("generate", params)["code"] == "UNAVAILABLE"
+        assert peer.call("health")["in_flight"] == 0
+
+
+def test_a_pair_of_models_that_could_not_be_compared_is_compared_again(tmp_path: Path) -> None:
+    with Peer("--faults") as peer:
+        model, draft = (peer.load(write_chain(tmp_path / name, {})) for name in "ab")
+        drafted = {"model": model, "ids": wire_ids([65]), "max_tokens": 2}
+        drafted["speculation"] = {"draft_model": draft}
+        inject(peer, "text:fail:times=1")
+        assert peer.refusal("generate", drafted)["code"] == "UNAVAILABLE"
+        assert peer.settled(peer.request("generate", drafted))[2]["finish_reason"] == "length"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.peer import DELTA, END, ERROR, EVENT, RESULT, Peer, read_ids
-from tests.faults.small_models import write_chain, write_deep
+from tests.faults.small_models import put_nan, write_chain, write_deep
 
 TOKENS = 40
 MIB = 1024 * 1024
@@ -178,6 +178,16 @@ def test_memory_goes_back_to_the_system_when_a_model_leaves(alone: Peer, tmp_pat
     again = alone.load(folder)
     alone.call("unload_model", {"model": again, "evict": True})
     assert alone.resident_bytes() - before < 0.25 * weights
+
+
+def test_a_load_that_failed_leaves_nothing_in_memory(alone: Peer, tmp_path: Path) -> None:
+    folder = write_deep(tmp_path / "broken", layers=8, width=768)
+    put_nan(folder / "model.safetensors", "lm_head.weight")
+    alone.generate(alone.load("default"), "warm", max_tokens=2)
+    before = alone.resident_bytes()
+    error = alone.refusal("load_model", {"source": str(folder)})
+    assert (error["code"], error["details"]["cause"]) == ("MODEL_LOAD_FAILED", "not_finite")
+    assert alone.resident_bytes() - before < 32 * MIB
 
 
 def test_a_model_comes_and_goes_many_times_without_a_trace(alone: Peer, folder: Path) -> None:

@@ -124,11 +124,16 @@ class ModelCache:
         if options.replace is not None:
             self.get(options.replace)
         model = self.residents.of_source(source)
-        if model is not None:
-            self._take(model, options)
-            self._counts["hits"] += 1
-            return model
-        return await self._join(source, progress, options)
+        if model is not None and (options.kv_tokens or 0) > model.room.kv_tokens:
+            # Who is leaving counts until it has left.
+            await self._departures.finish()
+            model = self.residents.of_source(source)
+        if model is None:
+            return await self._join(source, progress, options)
+        self._take(model, options)
+        self._adopt(model, options)
+        self._counts["hits"] += 1
+        return model
 
     def unload(self, handle: str, evict: bool = False) -> Unloaded:
         """Give one reference back, at once; with the last one the handle ends.
@@ -181,7 +186,9 @@ class ModelCache:
             self._counts["shared_loads"] += 1
             load.waiters.append(waiter)
         try:
-            return await waiter.result
+            model = await waiter.result
+            self._adopt(model, options, waiter.is_replaced)
+            return model
         except asyncio.CancelledError:
             result = waiter.result
             if result.done() and not result.cancelled() and result.exception() is None:
@@ -219,6 +226,8 @@ class ModelCache:
             self._counts["load_failures"] += 1
             self._failures.remember(load.source, stamp, failure)
             load.fail(failure)
+            # It refers to this frame, which refers to it.
+            del failure
         finally:
             self._end_load(load)
 
@@ -230,10 +239,15 @@ class ModelCache:
             tokens = waiter.options.kv_tokens
             return room_of(inspected.verified, inspected.adapter_bytes, tokens)
 
+        def tell(stage: str, done: int, total: int, unit: str) -> None:
+            if stage == "load":
+                self.residents.has_mapped(load, done)
+            load.tell(stage, done, total, unit)
+
         # Who wants more than another has it enlarged, or is refused alone.
         room = min(map(room_for, load.waiters), key=lambda room: room.total_bytes)
         async with self._fitting.room_for(load, room):
-            parts = await self._maker.build(inspected, load.tell)
+            parts = await self._maker.build(inspected, tell)
         model = self._made(load, inspected, parts, room, (self._clock() - started) * 1_000)
         self.residents.add(model)
         self._end_load(load)
@@ -245,9 +259,7 @@ class ModelCache:
         load.succeed(
             model,
             lambda waiter: self._take(
-                model,
-                replace(waiter.options, kv_tokens=room_for(waiter).kv_tokens),
-                waiter.is_replaced,
+                model, replace(waiter.options, kv_tokens=room_for(waiter).kv_tokens)
             ),
         )
         if not model.is_in_use:
@@ -282,18 +294,21 @@ class ModelCache:
             if self.residents.is_free(handle):
                 return handle
 
-    def _take(self, model: LoadedModel, options: LoadOptions, is_replaced: bool = False) -> None:
-        """Give a model in memory to a caller, as it wants to have it."""
+    def _take(self, model: LoadedModel, options: LoadOptions) -> None:
+        """Give references to a model in memory to a caller, with room for its tokens."""
         if options.handle is not None:
             self.residents.check_name(options.handle, model.source)
         if options.kv_tokens is not None and options.kv_tokens > model.room.kv_tokens:
             self._fitting.enlarge(model, options.kv_tokens)
+        model.prior_failures = max(model.prior_failures, options.prior_failures)
+        self.residents.take(model, options.references, options.handle)
+
+    def _adopt(self, model: LoadedModel, options: LoadOptions, is_replaced: bool = False) -> None:
+        """Do the rest of what a load asks for: its caller has the model now."""
         if options.pin is not None:
             model.is_pinned = options.pin
         if options.idle_timeout_s is not None:
             model.idle_timeout_s = options.idle_timeout_s
-        model.prior_failures = max(model.prior_failures, options.prior_failures)
-        self.residents.take(model, options.references, options.handle)
         if options.replace is not None and not is_replaced:
             with contextlib.suppress(ModelNotLoaded):
                 # It may have been unloaded meanwhile.

@@ -144,9 +144,11 @@ class Departures:
 
     async def _leave(self, model: LoadedModel, reason: str) -> None:
         # A dead engine keeps its memory until the process ends.
-        with contextlib.suppress(EngineDead):
-            await self._release(model)
-        self._residents.remove(model)
+        try:
+            with contextlib.suppress(EngineDead):
+                await self._release(model)
+        finally:
+            self._residents.remove(model)
         self.evictions += 1
         self.idle_evictions += reason == "idle"
         self._on_event(

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import gc
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,12 @@ class NetworkLoad:
             ModelLoadFailed: With cause `unsupported_type`, `not_finite`, `io_error` or
                 `load_failed`.
         """
-        with _failures(self._folder):
-            self.is_done = next(self._steps, self) is self
+        try:
+            with _failures(self._folder):
+                self.is_done = next(self._steps, self) is self
+        except Exception as error:
+            _forget_locals(error)
+            raise
         return True
 
     def drop(self) -> None:
@@ -170,6 +175,14 @@ def _heap_trim() -> Callable[[int], int] | None:
         return None
     found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return found
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Let go of what the frames that an error came through have in hand: the weights, which would
+    stay for as long as anybody keeps the error."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _groups(parameters: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:

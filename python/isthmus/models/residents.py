@@ -32,6 +32,7 @@ class Residents:
         self._by_source: dict[Source, LoadedModel] = {}
         self._models: dict[LoadedModel, None] = {}
         self._reserved: dict[object, int] = {}
+        self._mapped: dict[object, int] = {}
         self._uses = itertools.count(1)
 
     def get(self, handle: str) -> LoadedModel:
@@ -132,9 +133,14 @@ class Residents:
         """Count memory that a load is going to take."""
         self._reserved[owner] = size
 
+    def has_mapped(self, owner: object, size: int) -> None:
+        """Note how much of what was reserved a load has taken already."""
+        self._mapped[owner] = size
+
     def unreserve(self, owner: object) -> None:
         """Count it no longer."""
         self._reserved.pop(owner, None)
+        self._mapped.pop(owner, None)
 
     @property
     def used_bytes(self) -> int:
@@ -168,7 +174,8 @@ class Residents:
         over = self.used_bytes + promised - self.budget_bytes
         short = 0
         if address_space_left is not None:
-            short = promised + ADDRESS_SPACE_MARGIN_BYTES - address_space_left
+            unmapped = promised - sum(self._mapped.values())
+            short = unmapped + ADDRESS_SPACE_MARGIN_BYTES - address_space_left
         idle = [model for model in self.idle() if model is not besides]
         for candidates in (idle, [*idle, *also]):
             if _suffice(candidates, over, short):

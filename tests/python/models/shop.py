@@ -97,6 +97,10 @@ class Shop:
         """Let one of them go on."""
         self._gates.pop(index % len(self._gates)).set()
 
+    def shut(self) -> None:
+        """Let no further load or release go on by itself."""
+        self._is_open = False
+
     def open_all(self) -> None:
         """Let everything go on, from now on."""
         self._is_open = True

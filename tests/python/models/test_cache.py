@@ -234,6 +234,34 @@ async def test_a_waiter_cancelled_in_the_turn_of_its_answer_keeps_no_reference()
     assert isinstance(model, LoadedModel) and model.references == 1
 
 
+async def test_of_a_waiter_cancelled_in_that_turn_nothing_that_it_asked_for_is_done() -> None:
+    shelf = bench(is_open=False)
+    shelf.shop.open_all()
+    old = await shelf.load("b")
+    shelf.shop.shut()
+    stayer = asyncio.create_task(shelf.load("a"))
+    leaver = asyncio.create_task(shelf.load("a", pin=True, replace=old.handle))
+    await turns()
+    shelf.on_event = lambda: asyncio.get_running_loop().call_soon(leaver.cancel)
+    shelf.shop.open_all()
+    model, _ = await asyncio.gather(stayer, leaver, return_exceptions=True)
+    assert leaver.cancelled() and isinstance(model, LoadedModel)
+    assert (model.references, model.is_pinned, old.references) == (1, False, 1)
+
+
+async def test_more_room_is_found_once_what_is_leaving_has_left() -> None:
+    shelf = bench(115)
+    await shelf.load("a")
+    leaving = await shelf.load("c")
+    shelf.shop.shut()
+    release = shelf.cache.unload(leaving.handle, evict=True).release
+    wanted = asyncio.create_task(shelf.load("a", kv_tokens=15))
+    await turns()
+    assert release is not None and not release.done() and not wanted.done()
+    shelf.shop.open_all()
+    assert (await wanted).room.kv_tokens == 15
+
+
 async def test_each_waiter_has_its_own_error_and_nothing_half_loaded_is_kept() -> None:
     shelf = bench(is_open=False)
     shelf.shop.failures["a"] = ModelLoadFailed("broken", phase="load", cause="not_finite")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Final, TypeVar
 
 from ...engine.job import Decoder, Job, Steps, TextOutput
 from ...errors import Cancelled, InvalidRequest, IsthmusError, own_copy
@@ -25,6 +25,9 @@ from ..requests import Call
 from ..response_format import ResponseFormat, check_output, compile_format
 from ..router import Router
 from ..services import Services
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 GRAMMARS_KEPT: Final = 64
 """Compiled response formats that a model keeps."""
@@ -104,7 +107,7 @@ class GenerateMethod:
             await self._services.text.pool.run(lambda: check_output(wanted, text))
         except IsthmusError as error:
             if not generation.call.is_settled:
-                generation.on_error(error)
+                generation.fail(own_copy(error))
         else:
             if not generation.call.is_settled:
                 generation.settle(outcome)
@@ -121,11 +124,11 @@ class GenerateMethod:
         if options is None or options.draft_model is None:
             return None
         draft = self._services.models.get(options.draft_model)
-        comparing = model.operation(
-            ("compatible", draft.handle),
+        found = await _once(
+            model.operation("compatible", dict),
+            draft.handle,
             lambda: self._services.text.pool.run(lambda: compare(model.tokenizer, draft.tokenizer)),
         )
-        found = await asyncio.shield(comparing)
         if not found.is_compatible:
             raise InvalidRequest(
                 f"{draft.handle} cannot draft for {model.handle}: {found.differences[0]}",
@@ -141,15 +144,9 @@ class GenerateMethod:
             return None
         pool = self._services.text.pool
         grammars: dict[ResponseFormat, Any] = model.operation("grammars", dict)
-        if wanted not in grammars:
-            while len(grammars) >= GRAMMARS_KEPT:
-                del grammars[next(iter(grammars))]
-            grammars[wanted] = pool.run(lambda: _compile(model, wanted))
-        try:
-            return await asyncio.shield(grammars[wanted])
-        except IsthmusError:
-            grammars.pop(wanted, None)
-            raise
+        while wanted not in grammars and len(grammars) >= GRAMMARS_KEPT:
+            del grammars[next(iter(grammars))]
+        return await _once(grammars, wanted, lambda: pool.run(lambda: _compile(model, wanted)))
 
     def _job(
         self,
@@ -209,6 +206,23 @@ class GenerateMethod:
             model=model.handle,
             priority=options.priority,
         )
+
+
+async def _once(
+    kept: dict[K, asyncio.Future[T]], key: K, begin: Callable[[], asyncio.Future[T]]
+) -> T:
+    """Return what is computed once for all who ask for `key`; a failure is kept for nobody else."""
+    if key not in kept:
+        kept[key] = begin()
+    computing = kept[key]
+    try:
+        return await asyncio.shield(computing)
+    except Exception as error:
+        if kept.get(key) is computing:
+            del kept[key]
+        if isinstance(error, IsthmusError):
+            raise own_copy(error) from None
+        raise
 
 
 def _first_token_s(job: Job) -> float:
