@@ -7,7 +7,7 @@
 import type { Connection } from './connection/connection.js';
 import { Call, type CallOptions, type Params } from './connection/request.js';
 import { Model } from './model.js';
-import { modelInfo } from './model-info.js';
+import { type ModelInfo, modelInfo } from './model-info.js';
 import { callUser } from './process/runtime-process.js';
 import type { Value, WireMap } from './wire/decoder.js';
 import { camelKeys, snakeKeys } from './wire/fields.js';
@@ -37,22 +37,13 @@ export interface LoadModelOptions extends CallOptions {
 }
 
 class LoadCall extends Call<Model> {
-  readonly #connection: Connection;
-
   constructor(
-    connection: Connection,
     convert: (value: Value) => Model,
     resolve: (model: Model) => void,
     reject: (error: unknown) => void,
+    override readonly succeedLate: (value: Value) => void,
   ) {
     super(convert, resolve, reject);
-    this.#connection = connection;
-  }
-
-  override succeedLate(value: Value): void {
-    const { model } = modelInfo(value);
-    const nothing = (): void => undefined;
-    this.#connection.call('unload_model', { model }, nothing).catch(nothing);
   }
 }
 
@@ -64,23 +55,28 @@ export function load(
   credit: number,
 ): Promise<Model> {
   return new Promise((resolve, reject) => {
-    const params: Record<string, unknown> = { ...snakeKeys(options), source };
-    const { replace, onProgress } = options;
+    const { replace, onProgress, ...others } = options;
+    const params: Record<string, unknown> = { ...snakeKeys(others), source };
     const replaced =
       replace === undefined ? undefined : Model.handleOf(replace, connection, 'replace');
-    if (replaced !== undefined) params.replace = replaced;
-    const convert = (value: Value): Model => {
+    // A lost model is in no process: it is given back here alone.
+    if (replaced !== undefined && !connection.models.isLost(replaced)) params.replace = replaced;
+    const note = (value: Value): ModelInfo => {
       const info = modelInfo(value);
       connection.models.loaded(info.model, params as Params);
       if (replaced !== undefined) connection.models.release(replaced);
-      return new Model(connection, info, credit);
+      return info;
+    };
+    const convert = (value: Value): Model => new Model(connection, note(value), credit);
+    const giveBack = (value: Value): void => {
+      connection.unload(note(value).model, {}).catch(() => undefined);
     };
     const fail = (error: unknown): void => {
       const { details } = error as { details?: Record<string, unknown> };
       if (details?.replaced === true && replaced !== undefined) connection.models.release(replaced);
       reject(error);
     };
-    const call = new LoadCall(connection, convert, resolve, fail);
+    const call = new LoadCall(convert, resolve, fail, giveBack);
     if (onProgress !== undefined) {
       call.onProgress = (progress) => callUser(() => onProgress(loadProgress(progress)));
     }

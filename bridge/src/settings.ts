@@ -40,7 +40,7 @@ export interface RuntimeOptions {
   readonly restart?: false | Partial<RestartOptions> | undefined;
   /** How a runtime that does not listen any more is noticed; false: it is not. */
   readonly heartbeat?: false | Partial<HeartbeatOptions> | undefined;
-  /** Gets each step in the life of the runtime. */
+  /** Gets each step in the life of the runtime, soon after it; may close or restart the runtime. */
   readonly onState?: ((change: StateChange) => void) | undefined;
   /** Faults that the runtime is to have from its start, such as `engine.step:crash:after=5`: for
    * tests. */

@@ -10,7 +10,7 @@
  */
 
 import type { Writable } from 'node:stream';
-import { type IsthmusError, RuntimeExitedError } from '../errors.js';
+import type { IsthmusError } from '../errors.js';
 import { MESSAGE_LIMIT_BYTES, PIECE_BYTES, QUEUED_LIMIT_BYTES } from '../limits.js';
 import type { Value, WireMap } from '../wire/decoder.js';
 import { Encoder } from '../wire/encoder.js';
@@ -35,6 +35,7 @@ import { OpsMultiplexer } from './ops-multiplexer.js';
 import { Pings } from './pings.js';
 import type { KeptCounters } from './replay.js';
 import { Call, type CallOptions, type Params, Phase, type Request } from './request.js';
+import { Unloading } from './unloading.js';
 
 const NO_OPTIONS: CallOptions = {};
 
@@ -185,23 +186,24 @@ export class Connection implements InboxReceiver, Carrier {
 
   /** Give a reference to a model back, behind the calls that were made before. A model that went
    * with its process, and that no call waits for, is given back here alone. */
-  async unload(handle: string, params: Params, options?: CallOptions): Promise<WireMap> {
+  async unload(
+    handle: string,
+    params: Params,
+    options: CallOptions = NO_OPTIONS,
+  ): Promise<WireMap> {
     this.#multiplexer.flush();
     await this.#exchange.outbox.largeLeft();
-    const convert = (value: Value): WireMap => {
-      this.models.release(handle);
-      return isMap(value) ? value : {};
-    };
-    const isHere = (): boolean =>
-      this.models.isUsable(handle) || this.#exchange.keepsCallsOf(handle);
-    if (!isHere()) return convert(this.models.unloadedHere(handle));
-    try {
-      return await this.call('unload_model', { model: handle, ...params }, convert, options);
-    } catch (error) {
-      const hasGone = error instanceof RuntimeExitedError || !this.models.isUsable(handle);
-      if (options?.signal?.aborted || !hasGone) throw error;
-      return convert(this.models.unloadedHere(handle));
-    }
+    return new Promise((resolve, reject) => {
+      const unloading = new Unloading(this.models, handle, resolve, reject);
+      if (this.models.isGone(handle) && !this.#exchange.keepsCallsOf(handle)) {
+        return unloading.succeedHere();
+      }
+      try {
+        this.send(unloading, 'unload_model', { model: handle, ...params }, options);
+      } catch (error) {
+        unloading.fail(asIsthmusError(error));
+      }
+    });
   }
 
   /** Send a request; throws, and sends nothing, when it cannot be sent at all. */

@@ -74,10 +74,14 @@ export class ModelRegistry {
     return this.#staleCount === 0;
   }
 
-  /** Whether the runtime knows the handle. */
-  isUsable(handle: string): boolean {
-    const state = this.#entries.get(handle)?.state;
-    return state === undefined || state === 'fresh';
+  /** Whether the model went with its process, and no process is asked to load it again. */
+  isGone(handle: string): boolean {
+    return this.#entries.get(handle)?.state === 'stale' || this.isLost(handle);
+  }
+
+  /** Whether the model is not restored by itself any more. */
+  isLost(handle: string): boolean {
+    return this.#entries.get(handle)?.state === 'lost';
   }
 
   /** A load succeeded: its caller has one more reference. */

@@ -92,6 +92,8 @@ export class Outbox {
     this.#spare = undefined;
     for (const message of this.#large.splice(0)) this.#left(message);
     this.encoder.renew();
+    // Whoever waited for a full pipe has a turn to end, and no `drain` tells them.
+    this.#schedule();
   }
 
   /** Owners of messages of which a part has not been written: nobody can have read those. */

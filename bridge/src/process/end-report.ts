@@ -108,6 +108,14 @@ export function failedError(ends: readonly PastEnd[], last: Ending): IsthmusErro
   return makeError('RUNTIME_FAILED', message, { details: { ends }, cause: last.startError });
 }
 
+/** The error of a runtime whose last process stays: at most one runs at any time. */
+export function leftError(pid: number | undefined): IsthmusError {
+  const message =
+    `the last process (${pid}) does not end, though it was killed, and none is started beside it; ` +
+    'runtime.restart() tries again';
+  return makeError('RUNTIME_FAILED', message, { details: { cause: 'not_ended', pid } });
+}
+
 function isOutOfMemory({ signal, stderrTail, isForced }: Ending): boolean {
   return (signal === 'SIGKILL' && !isForced) || OUT_OF_MEMORY.test(stderrTail);
 }

@@ -78,6 +78,11 @@ export class RuntimeProcess {
     return this.#child.pid;
   }
 
+  /** It was killed in vain, and is still not known to have ended. */
+  get isLeft(): boolean {
+    return this.#child.isLeft;
+  }
+
   get stderrTail(): string {
     return this.#child.stderrTail;
   }

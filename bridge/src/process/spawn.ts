@@ -88,6 +88,11 @@ export class Child {
     return this.#process.stdin;
   }
 
+  /** Nobody waits for its end any more, and it has not come. */
+  get isLeft(): boolean {
+    return this.#isFinished && !this.#hasExited && this.pid !== undefined;
+  }
+
   get stderrTail(): string {
     return this.#stderr.toString();
   }

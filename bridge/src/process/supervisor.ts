@@ -17,6 +17,7 @@ import {
   type Ending,
   exitError,
   failedError,
+  leftError,
   NO_EXIT,
   type PastEnd,
   unborn,
@@ -205,14 +206,18 @@ export class Supervisor {
     const attempt = this.#attempt;
     if (state !== 'restarting') this.#attempt = 0;
     const { onState } = this.#options;
-    if (onState !== undefined) callUser(() => onState({ from, to: state, attempt, ...extras }));
+    if (onState === undefined) return;
+    // Later: whoever listens may close or restart, and this step is not done yet.
+    const change = { from, to: state, attempt, ...extras };
+    process.nextTick(() => callUser(() => onState(change)));
   }
 
-  /** Spawn a process. */
+  /** Spawn a process, unless the last one still runs. */
   #begin(): void {
-    if (this.state !== 'starting') this.restarts++;
     this.#isAsked = false;
     this.#isByHand = false;
+    if (this.#process?.isLeft) return this.#giveUp(leftError(this.#process.pid));
+    if (this.state !== 'starting') this.restarts++;
     try {
       const process: RuntimeProcess = new RuntimeProcess(
         this.#options,

@@ -230,6 +230,60 @@ describe('unloading', () => {
     expect(await unloading).toMatchObject({ unloaded: true, resident: true });
   });
 
+  test('a model that is being loaded again for a call that was aborted waits for that', async () => {
+    const [runtime, model] = await restarted('m');
+    const controller = new AbortController();
+    const call = failure((model as Model).countTokens('a', { signal: controller.signal }));
+    const [load] = await runtime.received();
+    controller.abort();
+    await call;
+    const unloading = (model as Model).unload();
+    expect(await runtime.received()).toEqual([]);
+    runtime.send([2, load?.[1], { model: 'm' }]);
+    const rest = await runtime.received();
+    expect(shown(rest)).toEqual([['unload_model', { model: 'm' }]]);
+    answer(runtime, rest, 'unload_model', { unloaded: true, references: 0, resident: true });
+    expect(await unloading).toMatchObject({ resident: true });
+  });
+
+  test('a model whose loading again fails is settled here', async () => {
+    const [runtime, model] = await restarted('m');
+    const call = failure((model as Model).countTokens('a'));
+    const [load] = await runtime.received();
+    const unloading = (model as Model).unload();
+    await turn();
+    runtime.send([3, load?.[1], { code: 'MODEL_LOAD_FAILED', message: 'gone' }]);
+    expect((await call).code).toBe('MODEL_LOAD_FAILED');
+    expect(await unloading).toEqual({ unloaded: true, references: 0, resident: false });
+    expect(runtime.connection.models.isFresh).toBe(true);
+  });
+
+  test('that was aborted on its way is noted when it happened all the same', async () => {
+    const runtime = new FakeRuntime();
+    const model = await loaded(runtime, 'm');
+    const controller = new AbortController();
+    const aborted = failure(model.unload({ signal: controller.signal }));
+    const [message] = await runtime.received();
+    controller.abort();
+    expect((await aborted).code).toBe('CANCELLED');
+    runtime.send([2, message?.[1], { unloaded: true, references: 0 }]);
+    runtime.die();
+    runtime.revive();
+    void model.countTokens('a').catch(() => undefined);
+    expect(shown(await runtime.received())).toEqual([['count_tokens', { text: 'a', model: 'm' }]]);
+  });
+
+  test('a model that the runtime does not know forgets it', async () => {
+    const runtime = new FakeRuntime();
+    const model = await loaded(runtime, 'm');
+    const refused = failure(model.unload());
+    const [message] = await runtime.received();
+    runtime.send([3, message?.[1], { code: 'MODEL_NOT_LOADED', message: 'who?' }]);
+    expect((await refused).code).toBe('MODEL_NOT_LOADED');
+    runtime.die();
+    expect(runtime.connection.models.isFresh).toBe(true);
+  });
+
   test('while the process ends succeeds: the reference went with it', async () => {
     const runtime = new FakeRuntime();
     const model = await loaded(runtime, 'm');
@@ -287,6 +341,21 @@ describe('a load', () => {
     expect(runtime.connection.models.isFresh).toBe(true);
   });
 
+  test('that replaces a lost model gives it back here, and names only the new one', async () => {
+    const [runtime, old] = await restarted('old');
+    const lost = failure((old as Model).countTokens('a'));
+    await runtime.received();
+    runtime.die();
+    runtime.revive();
+    expect((await lost).details).toMatchObject({ cause: 'crashed' });
+    const model = load(runtime.connection, 'new', { replace: old as Model }, 256);
+    const [message] = await runtime.received();
+    expect(message?.[3]).toEqual({ source: 'new' });
+    runtime.send([2, message?.[1], { model: 'new' }]);
+    expect((await model).handle).toBe('new');
+    expect(runtime.connection.models.isFresh).toBe(true);
+  });
+
   test('cannot replace a model of another runtime', async () => {
     const other = await loaded(new FakeRuntime(), 'm');
     const error = await failure(load(new FakeRuntime().connection, 'n', { replace: other }, 256));
@@ -303,5 +372,35 @@ describe('a load', () => {
     await runtime.received();
     runtime.send([2, message?.[1], { model: 'm' }]);
     expect(shown(await runtime.received())).toEqual([['unload_model', { model: 'm' }]]);
+  });
+
+  test('whose caller has gone leaves the references of others alone when the process ends', async () => {
+    const runtime = new FakeRuntime();
+    const model = await loaded(runtime, 'm');
+    const controller = new AbortController();
+    const aborted = failure(load(runtime.connection, 'm', { signal: controller.signal }, 256));
+    const [message] = await runtime.received();
+    controller.abort();
+    await aborted;
+    await runtime.received();
+    const call = model.countTokens('a');
+    const rest = await runtime.received();
+    runtime.send([2, message?.[1], { model: 'm' }]);
+    expect(shown([...rest, ...(await runtime.received())])).toEqual([
+      ['count_tokens', { text: 'a', model: 'm' }],
+      ['unload_model', { model: 'm' }],
+    ]);
+    runtime.die();
+    runtime.revive();
+    let references = 0;
+    for (let rounds = 0; rounds < 3; rounds++) {
+      for (const [, id, method, params] of await runtime.received()) {
+        if (method === 'load_model') references += (params as { references: number }).references;
+        if (method === 'unload_model') references--;
+        runtime.send([2, id, method === 'count_tokens' ? { count: 7 } : { model: 'm' }]);
+      }
+    }
+    expect(await call).toBe(7);
+    expect(references).toBe(1);
   });
 });

@@ -1,6 +1,9 @@
 import { describe, expect, test } from 'vitest';
+import { Outbox } from '../../../bridge/src/connection/outbox.js';
 import { PIECE_BYTES } from '../../../bridge/src/limits.js';
-import { FakeRuntime, failure, type Message, turn } from '../support.js';
+import { Encoder } from '../../../bridge/src/wire/encoder.js';
+import { writePing } from '../../../bridge/src/wire/messages.js';
+import { FakePipe, FakeRuntime, failure, type Message, turn } from '../support.js';
 
 const LARGE = 3 * PIECE_BYTES;
 
@@ -46,6 +49,27 @@ describe('a pipe that takes nothing', () => {
     const received = await runtime.received();
     expect(received.map(([, id]) => id)).toEqual(Array.from({ length: 50 }, (_, index) => index));
     expect(runtime.connection.queuedBytes).toBe(0);
+  });
+
+  test('and goes with its process lets those go on who waited for it', async () => {
+    let turns = 0;
+    const limits = { messageBytes: 1_000, pieceBytes: 1_000, queuedBytes: 1_000 };
+    const outbox = new Outbox(new Encoder(1_000), limits, () => turns++);
+    const pipe = new FakePipe();
+    pipe.isHolding = true;
+    outbox.attach(pipe);
+    for (let writes = 0; writes < 2; writes++) {
+      outbox.control((encoder) => writePing(encoder, 0));
+      await turn();
+    }
+    const before = turns;
+    outbox.wake();
+    await turn();
+    expect(turns).toBe(before);
+    outbox.detach();
+    await turn();
+    expect(turns).toBe(before + 1);
+    expect(outbox.queuedBytes).toBe(0);
   });
 
   test('has what waits counted, and refuses more than the limit', async () => {

@@ -1,9 +1,9 @@
-import { execFile } from 'node:child_process';
+import { ChildProcess, execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { createRuntime, type Runtime, type RuntimeOptions } from '../../../bridge/src/index.js';
-import { failure, here } from '../support.js';
+import { failure, here, turn } from '../support.js';
 
 const PEER = here('./fixtures/peer.mjs');
 const SHUTDOWN = { graceMs: 2_000, termMs: 2_000, killMs: 2_000 };
@@ -210,6 +210,60 @@ describe('a shutdown', () => {
     }
     expect(isAlive(pid)).toBe(false);
   });
+});
+
+describe('whoever hears of a step may', () => {
+  test('close the runtime', async () => {
+    const steps: string[] = [];
+    let close: () => unknown = () => undefined;
+    const runtime = await start('dies-at-request', {
+      restart: { backoffMs: 1 },
+      onState: ({ to }) => {
+        steps.push(to);
+        if (to === 'restarting') close();
+      },
+    });
+    close = () => runtime.close();
+    const { pid } = runtime;
+    const waiting = failure(runtime.call('load_model', { source: 'x' }));
+    expect((await waiting).code).toBe('RUNTIME_EXITED');
+    await runtime.closed;
+    await turn();
+    expect(steps).toEqual(['running', 'restarting', 'closing', 'closed']);
+    expect(runtime.pid).toBe(pid);
+    expect(isAlive(pid)).toBe(false);
+  });
+
+  test('restart it once it was given up', async () => {
+    let restart: () => unknown = () => undefined;
+    const restarted = new Promise<void>((resolve) => {
+      restart = () => resolve(runtime.restart());
+    });
+    const runtime = await start('dies-at-request', {
+      restart: { limit: 0 },
+      onState: ({ to }) => void (to === 'failed' && restart()),
+    });
+    expect((await failure(runtime.echo(1))).code).toMatch(/^RUNTIME_/);
+    await restarted;
+    expect(runtime.state).toBe('running');
+  });
+});
+
+test('no process is begun beside one that does not end, until it has', async () => {
+  const shutdown = { graceMs: 1, termMs: 1, killMs: 1 };
+  const runtime = await start('ignores-everything', { shutdown, restart: { backoffMs: 1 } });
+  const { pid } = runtime;
+  const kill = vi.spyOn(ChildProcess.prototype, 'kill').mockReturnValue(true);
+  onTestFinished(() => kill.mockRestore());
+  const stays = { code: 'RUNTIME_FAILED', details: { cause: 'not_ended', pid } };
+  expect(await failure(runtime.restart())).toMatchObject(stays);
+  expect(await failure(runtime.restart())).toMatchObject(stays);
+  expect([runtime.state, runtime.pid, isAlive(pid)]).toEqual(['failed', pid, true]);
+  kill.mockRestore();
+  process.kill(pid as number, 'SIGKILL');
+  await vi.waitFor(() => runtime.restart(), { timeout: 10_000 });
+  expect(runtime.pid).not.toBe(pid);
+  expect(isAlive(pid)).toBe(false);
 });
 
 describe('health', () => {
