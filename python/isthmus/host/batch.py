@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..errors import IsthmusError, RemoteProtocolError, from_wire, own_copy
+from .streams import cancelled_unsent
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -86,6 +87,10 @@ class Member:
     def on_delta(self, count: int, payload: Any) -> None:
         """Ignore: the request is no stream."""
 
+    def on_unsent(self) -> None:
+        """It was cancelled before it was sent."""
+        self.on_error(cancelled_unsent())
+
     def on_progress(self, payload: dict[str, Any]) -> None:
         """Ignore: there is no progress to report."""
 
@@ -132,6 +137,10 @@ class Batch:
 
     def on_delta(self, count: int, payload: Any) -> None:
         """Ignore: the request is no stream."""
+
+    def on_unsent(self) -> None:
+        """It was cancelled before it was sent."""
+        self.on_error(cancelled_unsent())
 
     def on_progress(self, payload: dict[str, Any]) -> None:
         """Ignore: there is no progress to report."""

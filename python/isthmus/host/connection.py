@@ -185,11 +185,12 @@ class Connection:
         if is_deaf:
             self._controls = None
 
-    def detach(self, error: IsthmusError, *, is_crash: bool) -> None:
+    def detach(self, error: IsthmusError, *, is_crash: bool, has_next: bool = True) -> None:
         """The process has ended: keep what may be sent again, settle the rest with `error`.
 
         Args:
             is_crash: Whether what it was doing may have been the reason.
+            has_next: Whether another process is to follow.
         """
         link, self._link = self._link, None
         if link is None:
@@ -198,7 +199,8 @@ class Connection:
         self._absence = error
         link.give_up(error)
         self.replays.note_successes(self._last_id, len(self._requests))
-        parting = part(self._requests, self._kept, link, self.replays, error)
+        unloadable = self.registry.handles if has_next else ()
+        parting = part(self._requests, self._kept, link, self.replays, unloadable, error)
         self._requests.clear()
         self._requests.update(parting.kept)
         self._kept.keep_all(parting.kept)
@@ -206,8 +208,12 @@ class Connection:
         self._pings.fail(error)
         for request, reason in parting.failed:
             request.pending.on_error(reason)
+        for request in parting.unsent:
+            request.pending.on_unsent()
         for handle in parting.restoring if is_crash else ():
             self.gate.lose(handle)
+        if has_next:
+            self.gate.settle_unloads()
 
     def fail(self, error: IsthmusError) -> None:
         """Settle everything with `error`, and take no more requests until `reopen`."""

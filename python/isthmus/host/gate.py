@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from ..errors import Cancelled, DeadlineExceeded, IsthmusError, LocalProtocolError, own_copy
+from ..errors import DeadlineExceeded, IsthmusError, LocalProtocolError, own_copy
 from ..wire.codec import Codec
 from .kept import KeptRequests
 from .loading import Restoring, Unloading
@@ -94,9 +94,11 @@ class Gate:
         """Send what may be sent, and have the models loaded that the others wait for."""
         if not self._sender.is_sending:
             return
-        self._settle_unloads()
+        self.settle_unloads()
         self._restore(self.kept.to_restore())
         for number in self.kept.free():
+            if number not in self.kept:
+                continue
             request = self._sender.find(number)
             self.kept.let_go(number)
             try:
@@ -114,17 +116,40 @@ class Gate:
 
     def cancel(self, number: int) -> None:
         """The caller of a request that was not sent waits no more."""
-        self.settle(number, Cancelled("the request was cancelled before it was sent"))
+        request = self._sender.find(number)
+        self.kept.let_go(number)
+        self._sender.forget(number)
+        request.pending.on_unsent()
 
     def settle_all(self, error: IsthmusError) -> None:
         """All that are kept fail, each with an error of its own."""
         for number in self.kept.all():
-            self.settle(number, own_copy(error))
+            if number in self.kept:
+                self.settle(number, own_copy(error))
 
     def lose(self, handle: str) -> None:
         """A process has ended while it loaded this model again."""
         self._registry.lost(handle)
         self._fail_naming(handle, self._registry.loss(handle))
+
+    def recheck(self, handle: str) -> None:
+        """A caller's load of a lost model has settled: it is back, or lost as before."""
+        if self._registry.state_of(handle) is ModelState.LOST:
+            self._fail_naming(handle, self._registry.loss(handle))
+        self.release()
+
+    def settle_unloads(self) -> None:
+        """Give back models that are in no process and that nobody calls before."""
+        named: set[str] = set()
+        for number in self.kept.all():
+            request = self._sender.find(number)
+            handles = handles_of(request.params)
+            if self._is_unload_of_nothing(request) and not named.intersection(handles):
+                self.kept.let_go(number)
+                self._sender.forget(number)
+                self._unload_here(request)
+            else:
+                named.update(handles)
 
     def _restore(self, handles: Iterable[str]) -> None:
         for handle in handles:
@@ -151,19 +176,6 @@ class Gate:
                 self._unload_here(request)
             else:
                 self.settle(number, own_copy(error))
-
-    def _settle_unloads(self) -> None:
-        """Give back models that are in no process and that nobody calls before."""
-        named: set[str] = set()
-        for number in self.kept.all():
-            request = self._sender.find(number)
-            handles = handles_of(request.params)
-            if self._is_unload_of_nothing(request) and not named.intersection(handles):
-                self.kept.let_go(number)
-                self._sender.forget(number)
-                self._unload_here(request)
-            else:
-                named.update(handles)
 
     def _is_unload_of_nothing(self, request: Request) -> bool:
         handle = request.params.get("model")

@@ -9,10 +9,23 @@ from __future__ import annotations
 from array import array
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from ..errors import IsthmusError
 from .streams import Stream
+
+_UNSENT: Final[Mapping[str, Any]] = {
+    "finish_reason": "cancelled",
+    "stop": None,
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0},
+    "timing": {},
+    "seed": 0,
+    "batching": None,
+    "speculation": None,
+    "is_complete": None,
+    "tool_calls": None,
+}
+"""The end of a generation that was cancelled before the runtime had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,7 @@ class Generation:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        stream.unsent_end = _UNSENT
         self._text: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprobs] | None = None

@@ -1,7 +1,7 @@
 """Messages to a host: replies go to whoever waits, events to whoever listens.
 
-Replies that nobody waits for are counted and dropped. The caller's own code is never run from here:
-it must not be able to break the reading of the wire.
+Replies that nobody waits for, or to what was not sent, are counted and dropped. The caller's own
+code is never run from here: it must not be able to break the reading of the wire.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from ..errors import IsthmusError, from_wire
 from ..wire.messages import Kind
 from .pings import Pings
-from .requests import Replays, Request
+from .requests import UNSENT, Replays, Request
 
 OnEvent = Callable[[str, Any], object]
 """Told of each event that belongs to no request, and of errors of the connection as `error`."""
@@ -65,10 +65,11 @@ class Inbox:
             if request is not None:
                 request.pending.on_delta(message[2], message[3])
         elif kind in (_RESULT, _END):
-            request = self._requests.pop(first, None)
-            if request is None:
+            request = self._requests.get(first)
+            if request is None or request.mark == UNSENT:
                 self.counters["ignored"] += 1
                 return
+            del self._requests[first]
             try:
                 request.pending.on_value(message[2])
             except BaseException:
@@ -101,9 +102,9 @@ class Inbox:
         if number is None:
             self._tell("error", error)
             return
-        self._replays.errors += 1
         request = self._find(number)
         if request is not None:
+            self._replays.errors += 1
             del self._requests[number]
             request.pending.on_error(error)
 
@@ -113,6 +114,7 @@ class Inbox:
 
     def _find(self, number: int) -> Request | None:
         request = self._requests.get(number)
-        if request is None:
+        if request is None or request.mark == UNSENT:
             self.counters["ignored"] += 1
+            return None
         return request

@@ -180,6 +180,7 @@ class Keeper:
     def _run(self, link: Link) -> None:
         """A process answers."""
         self._attached = link
+        self._hurry.clear()
         self._ran_at = self._loop.time()
         self._life.to(RuntimeState.RUNNING, attempt=self._attempt)
         self._attempt = 0
@@ -219,7 +220,7 @@ class Keeper:
                 attempt=self._attempt,
                 delay_ms=delay_ms,
             )
-            self._connection.detach(error, is_crash=True)
+            self._connection.detach(error, is_crash=True, has_next=delay_ms is not None)
             if delay_ms is None:
                 self._give_up()
             else:

@@ -16,7 +16,7 @@ from ..errors import QueueFull
 from ..limits import IN_FLIGHT_LIMIT, KEPT_REQUESTS_BYTES
 from ..wire.codec import Codec
 from .registry import ModelRegistry, ModelState
-from .requests import Request, handles_of
+from .requests import UNSENT, Request, handles_of
 
 _RETRY_AFTER_MS: Final = 1_000.0
 """When to come back to a queue that is full: a start takes about so long."""
@@ -88,6 +88,7 @@ class KeptRequests:
         deadline_at, timer = request.deadline_at, None
         if deadline_at is not None:
             timer = self._loop.call_at(deadline_at, self._on_late, number)
+        request.mark = UNSENT
         kept = self._kept[number] = _Kept(request, size, timer)
         self.named.update(kept.handles)
         self._size += size
@@ -141,7 +142,7 @@ class KeptRequests:
     def naming(self, handle: str) -> Iterator[int]:
         """Yield those that name a model, in order; they may be let go meanwhile."""
         for number, kept in list(self._kept.items()):
-            if handle in kept.handles:
+            if handle in kept.handles and number in self._kept:
                 yield number
 
     def all(self) -> list[int]:

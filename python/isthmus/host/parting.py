@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import Cancelled, IsthmusError, own_copy
+from ..errors import IsthmusError, own_copy
 from .link import Link
-from .loading import Restoring
+from .loading import Restoring, Unloading
 from .requests import Replays, Request
 
 
@@ -18,12 +18,14 @@ class Parting:
     Attributes:
         kept: Those that wait for the next process, in order.
         failed: Those that settle now, each with its own error.
+        unsent: Those that settle now because they were cancelled before they were sent.
         restoring: Models that the process may have been loading again.
         at_work: Models that it may have been computing with.
     """
 
     kept: dict[int, Request] = field(default_factory=dict)
     failed: list[tuple[Request, IsthmusError]] = field(default_factory=list)
+    unsent: list[Request] = field(default_factory=list)
     restoring: list[str] = field(default_factory=list)
     at_work: set[str] = field(default_factory=set)
 
@@ -33,6 +35,7 @@ def part(
     waiting: Container[int],
     link: Link,
     replays: Replays,
+    unloadable: Container[str],
     error: IsthmusError,
 ) -> Parting:
     """Sort the requests of a process.
@@ -42,6 +45,8 @@ def part(
         waiting: Those of them that had not been sent.
         link: Knows which of the others may have been read.
         replays: Says which of these may be sent again.
+        unloadable: Models whose references outlive the process: what gives one back is not lost
+            with it.
         error: Why the process has ended.
     """
     parting = Parting()
@@ -54,11 +59,15 @@ def part(
             parting.at_work.update(request.at_work)
         if isinstance(request.pending, Restoring):
             parting.restoring += [request.pending.handle] if is_written else []
-        elif is_written and not replays.take(request):
+        elif not is_written and request.is_cancelled:
+            parting.unsent.append(request)
+        elif is_written and not _is_unload(request, unloadable) and not replays.take(request):
             parting.failed.append((request, own_copy(error)))
-        elif request.is_cancelled:
-            unsent = Cancelled("the request was cancelled before it was sent")
-            parting.failed.append((request, unsent))
         else:
             parting.kept[number] = request
     return parting
+
+
+def _is_unload(request: Request, unloadable: Container[str]) -> bool:
+    pending = request.pending
+    return isinstance(pending, Unloading) and pending.handle in unloadable

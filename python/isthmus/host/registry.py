@@ -7,7 +7,7 @@ behind them goes with each. Pure bookkeeping: sends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -42,6 +42,8 @@ class ModelRecord:
     references: int = 1
     crashes: int = 0
     state: ModelState = ModelState.READY
+    is_revived: bool = False
+    """Whether it is its caller who has it loaded again; such a load may outlive a process."""
 
 
 class ModelRegistry:
@@ -52,6 +54,11 @@ class ModelRegistry:
         """Handles whose model is not in the present process."""
         self._records: dict[str, ModelRecord] = {}
 
+    @property
+    def handles(self) -> Container[str]:
+        """Those that the host has references to."""
+        return self._records.keys()
+
     def loaded(self, handle: str, params: Mapping[str, Any]) -> None:
         """The caller has loaded a model, and has one more reference to it."""
         own = {name: value for name, value in params.items() if name not in _OF_ONE_LOAD}
@@ -61,6 +68,7 @@ class ModelRegistry:
         else:
             record.references += 1
             record.params |= {name: value for name, value in own.items() if value is not None}
+            record.is_revived = False
             self._to(handle, ModelState.READY)
         for other in self._lost(own):
             self._to(other, ModelState.STALE)
@@ -89,7 +97,7 @@ class ModelRegistry:
         for handle in set(at_work) & self._records.keys():
             self._records[handle].crashes += 1
         for handle, record in self._records.items():
-            if record.state is not ModelState.LOST:
+            if record.state is not ModelState.LOST and not record.is_revived:
                 self._to(handle, ModelState.STALE)
 
     def begin_restoring(self, handle: str) -> dict[str, Any]:
@@ -121,11 +129,24 @@ class ModelRegistry:
         )
 
     def revival(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a caller's load of a lost model says besides, to have its handle again."""
+        """Return what a caller's load of a lost model says besides, to have its handle again.
+
+        One load does so at a time: the runtime is told all references of the handle at once.
+        """
         for handle in self._lost(params):
-            revived = self._restoring(handle, 1)
+            self._records[handle].is_revived = True
+            self._to(handle, ModelState.RESTORING)
+            # A reference that the same load gives back is not one more.
+            revived = self._restoring(handle, 0 if params.get("replace") == handle else 1)
             return {name: revived[name] for name in _OF_ONE_LOAD if name in revived}
         return {}
+
+    def not_revived(self, handle: str) -> None:
+        """The caller's load of a lost model has failed; a later one may try again."""
+        record = self._records.get(handle)
+        if record is not None and record.is_revived:
+            record.is_revived = False
+            self._to(handle, ModelState.LOST)
 
     def _lost(self, params: Mapping[str, Any]) -> list[str]:
         """Return the lost handles of the model that these params load."""

@@ -28,6 +28,9 @@ IDEMPOTENT: Final = frozenset(
 _AT_WORK: Final = frozenset(("generate", "check_draft", "batch_check_draft"))
 """Methods that compute with a model: one that ends its process may be that model's fault."""
 
+UNSENT: Final = -1
+"""The mark of a request that no writer has."""
+
 _FULL_AFTER: Final = int(RETRY_BUDGET_TOKENS / RETRY_BUDGET_RATIO) + 1
 """Successes that fill an empty budget."""
 
@@ -68,7 +71,7 @@ class Request:
         self.pending = pending
         self.made_at = made_at
         self.mark = 0
-        """Bytes that its writer had written before it."""
+        """Bytes that its writer had written before it, or `UNSENT`."""
         self.is_cancelled = False
         self.replays = 0
         """Times that it was sent again after it had been written."""

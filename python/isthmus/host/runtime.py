@@ -7,7 +7,6 @@ processes the keeper's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +19,7 @@ from .health import health_of, supervision_of
 from .keeper import Keeper
 from .lanes import envelope
 from .life import RuntimeState
-from .loading import Loading, Unloading
+from .loading import GivingBack, Loading, Unloading
 from .model import Model
 from .model_info import ModelInfo
 from .process import ExitReport
@@ -206,10 +205,13 @@ class Runtime:
             **{name: value for name, value in optional.items() if value is not None},
         }
         registry = self._connection.registry
-        loading = Loading(registry, params, on_progress, self._give_back)
-        sent = {**params, **registry.revival(params)}
-        if replace is not None and registry.state_of(replace.info.model) is ModelState.LOST:
+        is_lost = replace and registry.state_of(replace.info.model) is ModelState.LOST
+        revival = registry.revival(params)
+        sent = {**params, **revival}
+        if is_lost:
             del sent["replace"]
+        recheck, revived = self._connection.gate.recheck, revival.get("handle")
+        loading = Loading(registry, params, revived, recheck, on_progress, self._give_back)
         info = await self._answer("load_model", sent, loading, deadline_ms)
         return Model(self, ModelInfo.from_wire(info))
 
@@ -299,7 +301,11 @@ class Runtime:
         reply: Reply,
         deadline_ms: float | None = None,
     ) -> Any:
-        request = self._connection.request(method, params, envelope(deadline_ms), reply)
+        try:
+            request = self._connection.request(method, params, envelope(deadline_ms), reply)
+        except IsthmusError as error:
+            reply.on_error(error)
+            return await reply.future
         try:
             return await reply.future
         except asyncio.CancelledError:
@@ -315,6 +321,8 @@ class Runtime:
 
     def _give_back(self, handle: str) -> None:
         """Unload a model whose load was cancelled when it had already settled."""
-        unloading = Unloading(self._connection.registry, handle)
-        with contextlib.suppress(IsthmusError):
-            self._connection.request("unload_model", {"model": handle}, {}, unloading)
+        giving_back = GivingBack(self._connection.registry, handle)
+        try:
+            self._connection.request("unload_model", {"model": handle}, {}, giving_back)
+        except IsthmusError as error:
+            giving_back.on_error(error)

@@ -13,10 +13,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
-from ..errors import InvalidRequest, IsthmusError
+from ..errors import Cancelled, InvalidRequest, IsthmusError
 
 Progress = Callable[[dict[str, Any]], object]
 """Told of each progress event of a request."""
+
+
+def cancelled_unsent() -> Cancelled:
+    """Return what a request fails with that is cancelled before it is sent."""
+    return Cancelled("the request was cancelled before it was sent")
 
 
 class Pending(Protocol):
@@ -37,6 +42,10 @@ class Pending(Protocol):
 
     def on_error(self, error: IsthmusError) -> None:
         """It has failed; nothing follows."""
+        ...
+
+    def on_unsent(self) -> None:
+        """It was cancelled before it was sent; nothing follows."""
         ...
 
     def on_progress(self, payload: dict[str, Any]) -> None:
@@ -90,6 +99,10 @@ class Reply:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def on_unsent(self) -> None:
+        """Settle."""
+        self.on_error(cancelled_unsent())
+
     def on_progress(self, payload: dict[str, Any]) -> None:
         """Hand the event on."""
         if self._on_progress is not None and not self.future.done():
@@ -112,6 +125,8 @@ class Stream:
         """Items that have arrived."""
         self.end: Any = None
         """The end's value, once it has settled without an error."""
+        self.unsent_end: Any = None
+        """The end's value of one that is cancelled before it is sent; without it that fails."""
         self.error: IsthmusError | None = None
         self.is_settled = False
         self._loop = asyncio.get_running_loop()
@@ -150,6 +165,13 @@ class Stream:
                 error.retryable = False  # type: ignore[misc]
             self.is_settled, self.error = True, error
             self._notify()
+
+    def on_unsent(self) -> None:
+        """Settle."""
+        if self.unsent_end is None:
+            self.on_error(cancelled_unsent())
+        else:
+            self.on_value(self.unsent_end)
 
     def on_progress(self, payload: dict[str, Any]) -> None:
         """Ignore: streams have no progress."""

@@ -113,6 +113,24 @@ def test_a_restart_by_hand_does_not_wait_for_the_backoff(bench: KeptBench) -> No
     assert bench.count == 2
 
 
+def test_a_restart_by_hand_during_a_start_does_not_shorten_a_later_backoff(
+    bench: KeptBench,
+) -> None:
+    bench.launcher.greets = False
+    bench.die()
+    bench.advance(BACKOFF_MS)
+    restarting = bench.start(bench.runtime.restart())
+    bench.launcher.greets = True
+    bench.loop.call_soon(bench.process.hello)
+    bench.turn()
+    assert restarting.done() and bench.count == 2
+    bench.die()
+    bench.advance(BACKOFF_MS - 1)
+    assert bench.count == 2
+    bench.advance(1)
+    assert bench.count == 3 and bench.runtime.state == "running"
+
+
 def test_a_start_that_fails_for_good_fails_the_restart(bench: KeptBench) -> None:
     bench.launcher.refusal = StartFailed("no such file", phase="start", cause="spawn")
     bench.die()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from isthmus import host
 from isthmus.errors import IsthmusError, MemoryLimit, ModelLoadFailed, RuntimeExited
+from isthmus.host.registry import ModelState
+from isthmus.host.restarts import RestartOptions
 from tests.python.host.fakes import ERROR
 from tests.python.host.kept import BACKOFF_MS, KeptBench, kept
 
@@ -224,12 +227,39 @@ def test_an_unload_behind_a_model_that_cannot_be_loaded_gives_it_back(bench: Kep
     assert isinstance(bench.error(call), ModelLoadFailed) and unloading.result() is True
 
 
-def test_an_unload_that_the_process_took_with_it_can_be_repeated(bench: KeptBench) -> None:
+def test_an_unload_that_the_process_took_with_it_has_given_the_model_back(
+    bench: KeptBench,
+) -> None:
+    first, _ = bench.load("a"), bench.load("a")
+    unloading = bench.start(first.unload())
+    bench.die()
+    assert unloading.result() is False
+    bench.advance(BACKOFF_MS)
+    assert bench.connection.registry._records["a"].references == 1
+    last = bench.start(first.unload())
+    assert last.result() is True and bench.connection.registry._records == {}
+
+
+def test_an_unload_behind_a_call_that_is_kept_goes_with_it_to_the_next_process(
+    bench: KeptBench,
+) -> None:
     model = bench.load("a")
-    lost = bench.start(model.unload())
+    call, unloading = bench.start(model.count_tokens("x")), bench.start(model.unload())
+    assert bench.process.methods[1:] == ["count_tokens", "unload_model"]
     bench.follow()
-    assert isinstance(bench.error(lost), RuntimeExited)
-    assert bench.start(model.unload(evict=True)).result() is True
+    assert named(bench) == [("load_model", "a")] and not unloading.done()
+    bench.answer({})
+    assert bench.process.methods[1:] == ["count_tokens", "unload_model"]
+    bench.answer({"count": 1}, 1)
+    bench.answer({"unloaded": True, "references": 0, "resident": True}, 2)
+    assert (call.result(), unloading.result()) == (1, True)
+
+
+def test_an_unload_that_no_other_process_follows_fails() -> None:
+    with kept(restart=RestartOptions(limit=0)) as bench:
+        unloading = bench.start(bench.load("a").unload())
+        bench.die()
+        assert isinstance(bench.error(unloading), RuntimeExited)
 
 
 def test_an_unload_that_waits_for_a_restart_by_hand_needs_no_model(bench: KeptBench) -> None:
@@ -305,6 +335,31 @@ def test_a_load_whose_caller_has_left_is_given_back_when_it_has_succeeded(
     assert bench.connection.registry._records == {}
 
 
+def test_a_model_that_is_given_back_as_the_process_ends_is_nobody_s(bench: KeptBench) -> None:
+    bench.load("a")
+    loading = bench.start(bench.runtime.load_model("a"))
+    loading.cancel()
+    bench.turn()
+    bench.answer(model_info("a"), 1)
+    assert bench.process.methods[-1] == "unload_model"
+    bench.die()
+    bench.advance(BACKOFF_MS)
+    assert bench.connection.registry._records["a"].references == 1
+    assert bench.process.requests == []
+
+
+def test_nobody_hears_that_a_model_could_not_be_given_back() -> None:
+    with kept(restart=RestartOptions(limit=0)) as bench:
+        loading = bench.start(bench.runtime.load_model("a"))
+        loading.cancel()
+        bench.turn()
+        bench.answer(model_info("a"), 0)
+        bench.die()
+        gc.collect()
+        bench.turn()
+        assert bench.loop.defects == [] and bench.connection.registry._records == {}
+
+
 def test_such_a_load_that_comes_after_the_end_breaks_nothing(bench: KeptBench) -> None:
     loading = bench.start(bench.runtime.load_model("a"))
     loading.cancel()
@@ -338,6 +393,101 @@ def test_loading_it_again_forgives_all_that_was_lost_of_a_model(bench: KeptBench
     assert bench.process.requests[-1][2]["handle"] == "a2"
     bench.answer({})
     bench.answer({"ids": b""})
+
+
+def lose(bench: KeptBench) -> host.Model:
+    """Load a model, and let a process end while it is loaded again."""
+    model = bench.load("a")
+    bench.follow()
+    bench.start(model.count_tokens("x"))
+    bench.follow()
+    return model
+
+
+def test_of_two_loads_of_a_lost_model_one_brings_its_handle_back(bench: KeptBench) -> None:
+    lose(bench)
+    loads = [bench.start(bench.runtime.load_model("a")) for _ in range(2)]
+    first, second = (params for _, _, params in bench.process.requests)
+    assert (first["handle"], first["references"]) == ("a", 2)
+    assert "handle" not in second and "references" not in second
+    for index in range(2):
+        bench.answer(model_info("a"), index)
+    assert [load.result().info.model for load in loads] == ["a", "a"]
+    assert bench.connection.registry._records["a"].references == 3
+
+
+def test_what_names_a_lost_model_waits_for_its_caller_s_load(bench: KeptBench) -> None:
+    model = lose(bench)
+    bench.start(bench.runtime.load_model("a"))
+    call, unloading = bench.start(model.count_tokens("x")), bench.start(model.unload())
+    assert bench.process.methods == ["load_model"] and not unloading.done()
+    bench.answer(model_info("a"))
+    assert bench.process.methods[1:] == ["count_tokens", "unload_model"]
+    bench.answer({"count": 1}, 1)
+    bench.answer({"unloaded": False, "references": 1, "resident": True}, 2)
+    assert (call.result(), unloading.result()) == (1, False)
+
+
+@pytest.mark.parametrize("way", ["error", "nonsense", "end", "unsendable", "cancel"])
+def test_a_lost_model_whose_load_fails_is_lost_as_before(bench: KeptBench, way: str) -> None:
+    model = lose(bench)
+    kv_tokens: Any = object() if way == "unsendable" else None
+    loading = bench.start(bench.runtime.load_model("a", kv_tokens=kv_tokens))
+    call = bench.start(model.count_tokens("x"))
+    if way == "error":
+        refuse(bench, 0, "MEMORY_LIMIT")
+    elif way == "nonsense":
+        bench.answer({"path": "x"})
+    elif way == "end":
+        bench.follow()
+    elif way == "cancel":
+        loading.cancel()
+        bench.turn()
+        refuse(bench, 0, "CANCELLED")
+    assert isinstance(bench.error(call), ModelLoadFailed)
+    assert bench.connection.registry.state_of("a") is ModelState.LOST
+    unloading = bench.start(model.unload())
+    assert unloading.result() is True
+
+
+def test_a_lost_model_that_comes_back_by_another_name_is_loaded_again(bench: KeptBench) -> None:
+    model = lose(bench)
+    loading = bench.start(bench.runtime.load_model("a"))
+    call = bench.start(model.count_tokens("x"))
+    bench.answer(model_info("b"))
+    assert loading.result().info.model == "b"
+    params = bench.process.requests[-1][2]
+    assert (params["handle"], params["references"]) == ("a", 1)
+    bench.answer({})
+    bench.answer({"count": 1})
+    assert call.result() == 1
+
+
+def test_a_load_of_a_lost_model_that_was_not_written_keeps_the_handle_to_itself(
+    bench: KeptBench,
+) -> None:
+    model = lose(bench)
+    before = bench.process
+    loading = bench.begin(bench.runtime.load_model("a"))
+    bench.loop.call_soon(before.exit, "SIGKILL")
+    bench.turn()
+    assert before.requests == [] and not loading.done()
+    call = bench.start(model.count_tokens("x"))
+    bench.advance(bench.steps[-1].delay_ms or 0.0)
+    assert named(bench) == [("load_model", "a")]
+    assert bench.process.requests[0][2]["references"] == 2
+    bench.answer(model_info("a"))
+    bench.answer({"count": 1})
+    assert loading.done() and call.result() == 1
+
+
+def test_a_lost_model_can_take_its_own_place(bench: KeptBench) -> None:
+    model = lose(bench)
+    loading = bench.start(bench.runtime.load_model("a", replace=model))
+    params = bench.process.requests[0][2]
+    assert params["references"] == 1 and "replace" not in params
+    bench.answer(model_info("a"))
+    assert loading.done() and bench.connection.registry._records["a"].references == 1
 
 
 def test_the_models_that_were_loaded_again_are_counted(bench: KeptBench) -> None:

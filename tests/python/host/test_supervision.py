@@ -16,7 +16,7 @@ from isthmus.errors import (
     RuntimeExited,
 )
 from isthmus.host.streams import Reply
-from tests.python.host.fakes import CANCEL, DELTA, EVENT, HELLO, PIECE, RESULT
+from tests.python.host.fakes import CANCEL, DELTA, END, ERROR, EVENT, HELLO, PIECE, RESULT
 from tests.python.host.kept import BACKOFF_MS, KeptBench, kept
 
 DELTA_A = {"text": "a", "ids": b"\x61\0\0\0"}
@@ -128,6 +128,56 @@ def test_a_request_that_waits_can_be_cancelled(bench: KeptBench) -> None:
     assert not [message for message in bench.process.messages if message[0] == CANCEL]
     bench.answer(2)
     assert other.result() == 2
+
+
+def test_a_generation_that_is_cancelled_while_it_waits_ends_as_any_other(
+    bench: KeptBench,
+) -> None:
+    model = bench.load("m1")
+    bench.die()
+
+    async def begin() -> Any:
+        generation = model.generate("x")
+        generation.cancel()
+        return await generation
+
+    result = bench.start(begin()).result()
+    assert (result.finish_reason, result.text, result.ids) == ("cancelled", "", [])
+    assert result.usage.completion_tokens == 0
+    bench.advance(BACKOFF_MS)
+    assert bench.process.requests == []
+
+
+def test_a_generation_that_is_cancelled_unwritten_as_the_process_ends_is_cancelled(
+    bench: KeptBench,
+) -> None:
+    model = bench.load("m1")
+
+    async def begin() -> Any:
+        generation = model.generate("x")
+        generation.cancel()
+        bench.process.exit("SIGKILL")
+        return await generation
+
+    assert bench.start(begin()).result().finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("kind", [RESULT, END, ERROR])
+def test_a_reply_to_a_request_that_waits_is_ignored(bench: KeptBench, kind: int) -> None:
+    model = bench.load("m1")
+    bench.follow()
+    call = bench.start(model.apply_chat_template([]))
+    (loading, _, _), ignored = bench.process.requests[0], bench.runtime.ignored
+    value = {"code": "INTERNAL", "message": "no"} if kind == ERROR else {"text": "early"}
+    for number in (loading - 1, loading):
+        if number in bench.connection.gate.kept:
+            bench.process.say((DELTA, number, 1, DELTA_A))
+            bench.process.say((kind, number, value))
+    bench.turn()
+    assert not call.done() and bench.runtime.ignored == ignored + 2
+    bench.answer({}, 0)
+    bench.answer({"text": "in turn"})
+    assert call.result() == "in turn"
 
 
 def test_a_deadline_holds_while_a_request_waits_and_what_is_left_travels(bench: KeptBench) -> None:
