@@ -114,12 +114,7 @@ class Runtime:
             IsthmusError: What the runtime answered, or why it cannot.
         """
         reply = Reply(on_progress, on_abandoned)
-        request = self._connection.request(method, params or {}, envelope(deadline_ms), reply)
-        try:
-            return await reply.future
-        except asyncio.CancelledError:
-            self._connection.cancel(request)
-            raise
+        return await self._answer(method, params or {}, reply, deadline_ms)
 
     async def call_one(
         self,
@@ -310,6 +305,7 @@ class Runtime:
             return await reply.future
         except asyncio.CancelledError:
             self._connection.cancel(request)
+            reply.abandon()
             raise
 
     async def _ask_health(self) -> dict[str, Any] | None:

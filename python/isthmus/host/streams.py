@@ -99,6 +99,13 @@ class Reply:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def abandon(self) -> None:
+        """Its caller was cancelled, perhaps between the answer and the turn in which to take it."""
+        future = self.future
+        has_value = future.done() and not future.cancelled() and future.exception() is None
+        if has_value and self._on_abandoned is not None:
+            self._on_abandoned(future.result())
+
     def on_unsent(self) -> None:
         """Settle."""
         self.on_error(cancelled_unsent())

@@ -174,6 +174,16 @@ async def test_a_value_for_somebody_who_left_is_handed_to_the_heir() -> None:
     assert left == ["late"]
 
 
+async def test_a_value_that_its_caller_was_cancelled_before_taking_is_handed_to_the_heir() -> None:
+    left: list[Any] = []
+    taken, failed = Reply(on_abandoned=left.append), Reply(on_abandoned=left.append)
+    taken.on_value("in time")
+    failed.on_error(RuntimeExited("it has ended"))
+    for reply in (taken, failed):
+        reply.abandon()
+    assert left == ["in time"]
+
+
 async def test_progress_is_told_before_the_result_and_its_defects_stay_outside() -> None:
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
