@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import traceback
@@ -152,7 +153,7 @@ def _runtime_parser(
     )
     parser.add_argument(
         "--model-memory-bytes",
-        type=_positive,
+        type=_bytes,
         metavar="BYTES",
         help="what loaded models may take together; by default 75 %% of what the machine allows",
     )
@@ -195,18 +196,18 @@ def _fault(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return value
+def _bytes(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"a number of bytes above 0 is wanted, not {text!r}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value * 1_000 <= MODEL_IDLE_TIMEOUT_LIMIT_MS:
-        raise argparse.ArgumentTypeError("it must be 0 or more seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value * 1_000 <= MODEL_IDLE_TIMEOUT_LIMIT_MS:
+            return value
+    raise argparse.ArgumentTypeError(f"a number of seconds, 0 or more, is wanted, not {text!r}")
 
 
 def _models_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
