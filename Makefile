@@ -48,7 +48,7 @@ test: setup lint
 	cd bridge && npx vitest run
 
 check: setup lint
-	$(PY) -m pytest tests/python
+	$(PY) -m pytest -n auto --maxprocesses 4 tests/python
 	cd bridge && npx vitest run ../tests/bridge
 
 .PHONY: lint
