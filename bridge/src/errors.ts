@@ -32,6 +32,7 @@ export const ERROR_CODES = {
   CANCELLED: fatal('both'),
   DEADLINE_EXCEEDED: fatal('both'),
   QUEUE_FULL: passing('both'),
+  SESSION_BUSY: passing('runtime'),
   CIRCUIT_OPEN: passing('runtime'),
   UNAVAILABLE: passing('runtime'),
   NUMERIC_ERROR: fatal('runtime'),

@@ -163,6 +163,13 @@ class QueueFull(IsthmusError):
     retryable = True
 
 
+class SessionBusy(IsthmusError):
+    """Another call is at work on the session, and this one did not want to wait."""
+
+    code = "SESSION_BUSY"
+    retryable = True
+
+
 class CircuitOpen(IsthmusError):
     """Calls of this model have failed too often lately; `retry_after_ms` says when to come back."""
 
