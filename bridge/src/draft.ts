@@ -9,9 +9,9 @@ import { type BatchOperation, lengthOf } from './connection/batch.js';
 import type { CallOptions } from './connection/request.js';
 import { readLogprobs, type TokenLogprob } from './generation-result.js';
 import type { ChatOptions, Prompt, SamplingOptions } from './request-options.js';
-import type { Value, WireMap } from './wire/decoder.js';
+import type { Value } from './wire/decoder.js';
 import { camelKeys, snakeKeys } from './wire/fields.js';
-import { isMap, malformed } from './wire/messages.js';
+import { isMap, malformed, mapOf } from './wire/messages.js';
 
 /** The distribution that one drafted token was drawn from; ids left out have no probability. */
 export interface DraftProbabilities {
@@ -108,11 +108,6 @@ export function compatibilityOf(value: Value): DraftCompatibility {
     ...answer,
     costs: isMap(costs) ? camelKeys(costs) : null,
   } as unknown as DraftCompatibility;
-}
-
-function mapOf(value: Value): WireMap {
-  if (isMap(value)) return value;
-  throw malformed('a result that must be a map is none');
 }
 
 export const CHECK_DRAFT: BatchOperation<Record<string, unknown>, DraftVerdict> = {

@@ -221,8 +221,19 @@ const CLASSES: Readonly<Record<string, typeof IsthmusError>> = {
 
 /** Make the error of the class that belongs to `code`. */
 export function makeError(code: ErrorCode, message: string, extras?: ErrorExtras): IsthmusError {
-  const ErrorClass = Object.hasOwn(CLASSES, code) ? CLASSES[code] : undefined;
-  return new (ErrorClass ?? IsthmusError)(code, message, extras);
+  return new (classOf(code, extras?.phase))(code, message, extras);
+}
+
+function classOf(code: ErrorCode, phase: string | undefined): typeof IsthmusError {
+  // The id of a session is refused with this code too, where nothing is loaded.
+  if (code === 'PATH_REFUSED' && phase !== 'load') return IsthmusError;
+  return (Object.hasOwn(CLASSES, code) ? CLASSES[code] : undefined) ?? IsthmusError;
+}
+
+/** The error for a part of a request, or an option, that is wrong. */
+export function invalidField(field: string, problem: string): InvalidRequestError {
+  const message = `\`${field}\` ${problem}`;
+  return new InvalidRequestError('INVALID_REQUEST', message, { details: { field } });
 }
 
 /** Add what a generation had produced to its error. With any of it the request is never repeated. */

@@ -48,6 +48,17 @@ export interface BatchingReport {
     | null;
 }
 
+/** What was reused of an earlier KV cache, and what that saved. */
+export interface CacheReport {
+  /** Where the reused tokens came from: memory, disk at least in part (`warm`), or there are none. */
+  readonly state: 'hot' | 'warm' | 'cold' | (string & {});
+  readonly reusedTokens: number;
+  readonly prefilledTokens: number;
+  /** How long reading from disk took. */
+  readonly loadMs: number;
+  readonly prefillMs: number;
+}
+
 /** How drafting went. */
 export interface SpeculationReport {
   readonly kind: 'draft_model' | 'prompt_lookup' | (string & {});
@@ -91,6 +102,8 @@ export interface GenerationResult {
   /** Null when the generation was cancelled before the runtime saw it. */
   readonly seed: number | null;
   readonly logprobs?: readonly TokenLogprob[];
+  /** Null when it was cancelled before it ran, or the runtime does not say. */
+  readonly cache: CacheReport | null;
   /** Null when it was cancelled before it ran. */
   readonly batching: BatchingReport | null;
   /** Null unless `speculation` was asked for. */
@@ -109,15 +122,16 @@ export function readLogprobs(value: Value): readonly TokenLogprob[] {
 
 /** Read the value of an end. */
 export function resultOfEnd(end: WireMap): Omit<GenerationResult, 'text' | 'ids' | 'logprobs'> {
-  const { stop, seed, batching, speculation, is_complete: isComplete, tool_calls: calls } = end;
+  const { stop, seed, is_complete: isComplete, tool_calls: calls } = end;
   return {
     finishReason: typeof end.finish_reason === 'string' ? end.finish_reason : 'stop',
     stop: typeof stop === 'string' || typeof stop === 'number' ? stop : null,
     usage: usageOf(isMap(end.usage) ? end.usage : {}),
     timing: timingOf(isMap(end.timing) ? end.timing : {}),
     seed: typeof seed === 'number' ? seed : null,
-    batching: report<BatchingReport>(batching),
-    speculation: report<SpeculationReport>(speculation),
+    cache: report<CacheReport>(end.cache),
+    batching: report<BatchingReport>(end.batching),
+    speculation: report<SpeculationReport>(end.speculation),
     isComplete: typeof isComplete === 'boolean' ? isComplete : null,
     // The names in them are the tools' own.
     toolCalls: Array.isArray(calls)

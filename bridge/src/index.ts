@@ -30,6 +30,7 @@ export {
 export { Generation, type GenerationDelta } from './generation.js';
 export type {
   BatchingReport,
+  CacheReport,
   GenerationResult,
   GenerationTiming,
   GenerationUsage,
@@ -69,6 +70,16 @@ export {
   type RuntimeHello,
   type StreamOptions,
 } from './runtime.js';
+export { Session, type SessionOptions } from './session.js';
+export type {
+  EvictResult,
+  KvFormat,
+  SaveResult,
+  SessionInfo,
+  SessionStats,
+} from './session-info.js';
+export type { SessionStoreOptions } from './session-store-options.js';
+export { type OpenSessionOptions, Sessions, type TenantOptions } from './sessions.js';
 export type { RuntimeOptions } from './settings.js';
 export type { DetokenizeOptions, Encoding, PiecesOptions, TokenizeOptions } from './text.js';
 export type { Value, WireMap } from './wire/decoder.js';

@@ -8,7 +8,7 @@
 import type { BatchOperation } from './connection/batch.js';
 import type { Connection } from './connection/connection.js';
 import type { LaneKey } from './connection/lane.js';
-import { type CallOptions, Phase } from './connection/request.js';
+import { type CallOptions, type Params, Phase } from './connection/request.js';
 import {
   CHECK_DRAFT,
   compatibilityOf,
@@ -18,7 +18,7 @@ import {
   type DraftVerdict,
   draftParams,
 } from './draft.js';
-import { InvalidRequestError, type IsthmusError } from './errors.js';
+import { type IsthmusError, invalidField } from './errors.js';
 import { Generation, GenerationStream } from './generation.js';
 import type { ModelInfo } from './model-info.js';
 import type { ChatMessage, ChatOptions, GenerateRequest } from './request-options.js';
@@ -96,10 +96,15 @@ export class Model implements AsyncDisposable {
 
   /** Generate text: iterate over the deltas, await the result, or both. */
   generate(request: GenerateRequest): Generation {
+    return this.generateWith({}, request);
+  }
+
+  /** @internal Generate with params that count rather than those of the request. */
+  generateWith(fixed: Params, request: GenerateRequest): Generation {
     const credit = request.credit ?? this.#credit;
     const stream = new GenerationStream(this.#connection, credit);
     try {
-      const params = this.#params(snakeKeys(request));
+      const params = this.#params(Object.assign(snakeKeys(request), fixed));
       if (isObject(params.speculation)) params.speculation = this.#speculation(params.speculation);
       this.#connection.send(stream, 'generate', params, request, credit);
     } catch (error) {
@@ -235,8 +240,7 @@ export class Model implements AsyncDisposable {
     if (isObject(model) && #connection in model && model.#connection === connection) {
       return model.handle;
     }
-    const problem = `\`${field}\` must be a Model that the same runtime has loaded`;
-    throw new InvalidRequestError('INVALID_REQUEST', problem, { details: { field } });
+    throw invalidField(field, 'must be a Model that the same runtime has loaded');
   }
 
   #params(params: Record<string, unknown>): Record<string, unknown> {

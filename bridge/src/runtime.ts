@@ -17,10 +17,12 @@ import type { LifeState } from './process/life.js';
 import { locatePython } from './process/locate-python.js';
 import type { Command } from './process/spawn.js';
 import { Supervisor } from './process/supervisor.js';
+import { sessionArguments } from './session-store-options.js';
+import { Sessions } from './sessions.js';
 import { type RuntimeOptions, type Settings, settingsOf } from './settings.js';
-import type { Value, WireMap } from './wire/decoder.js';
+import type { Value } from './wire/decoder.js';
 import { camelKeysDeep } from './wire/fields.js';
-import { isMap, malformed } from './wire/messages.js';
+import { malformed, mapOf } from './wire/messages.js';
 
 /** What the runtime said of itself when it started. */
 export interface RuntimeHello {
@@ -45,6 +47,8 @@ export interface StreamOptions extends CallOptions {
 }
 
 export class Runtime implements AsyncDisposable {
+  /** Conversations whose KV caches are kept. */
+  readonly sessions: Sessions;
   readonly #supervisor: Supervisor;
   readonly #connection: Connection;
   readonly #credit: number;
@@ -54,6 +58,7 @@ export class Runtime implements AsyncDisposable {
     this.#supervisor = supervisor;
     this.#connection = supervisor.connection;
     this.#credit = settings.credit;
+    this.sessions = new Sessions(supervisor.connection);
   }
 
   /** What the newest process said of itself. */
@@ -171,10 +176,11 @@ export class Runtime implements AsyncDisposable {
  * process behind when it does. */
 export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
   const settings = settingsOf(options);
+  const sessions = sessionArguments(options.sessions);
   const env = childEnvironment(process.env, options.env);
   const runtime = options.command ?? (await defaultCommand(options, env));
   const faults = (options.faults ?? []).flatMap((spec) => ['--fault', spec]);
-  const command: Command = [...runtime, ...faults];
+  const command: Command = [...runtime, ...sessions, ...faults];
   const supervisor = await Supervisor.start({ ...settings, command, env });
   return new Runtime(supervisor, settings);
 }
@@ -188,11 +194,6 @@ async function defaultCommand(
 }
 
 const identity = (value: Value): Value => value;
-
-function mapOf(value: Value): WireMap {
-  if (isMap(value)) return value;
-  throw malformed('a result that must be a map is none');
-}
 
 function arrayOf(payload: Value, count: number): readonly Value[] {
   if (Array.isArray(payload) && payload.length === count) return payload;

@@ -1,6 +1,6 @@
 /** The options of `createRuntime`, and the frozen settings they become. */
 
-import { InvalidRequestError } from './errors.js';
+import { invalidField } from './errors.js';
 import {
   CREDIT_LIMIT,
   SHUTDOWN_GRACE_MS,
@@ -13,6 +13,7 @@ import { DEFAULT_RESTARTS, type RestartOptions } from './process/restart-policy.
 import type { Command, StopTimes } from './process/spawn.js';
 import type { StateChange, SupervisorOptions } from './process/supervision.js';
 import { DEFAULT_HEARTBEAT, type HeartbeatOptions } from './process/watchdog.js';
+import type { SessionStoreOptions } from './session-store-options.js';
 import type { Value } from './wire/decoder.js';
 import type { LoneSurrogates } from './wire/encoder.js';
 
@@ -42,6 +43,8 @@ export interface RuntimeOptions {
   readonly heartbeat?: false | Partial<HeartbeatOptions> | undefined;
   /** Gets each step in the life of the runtime, soon after it; may close or restart the runtime. */
   readonly onState?: ((change: StateChange) => void) | undefined;
+  /** Where sessions are kept, and how much of them. */
+  readonly sessions?: SessionStoreOptions | undefined;
   /** Faults that the runtime is to have from its start, such as `engine.step:crash:after=5`: for
    * tests. */
   readonly faults?: readonly string[] | undefined;
@@ -68,24 +71,21 @@ function filled<T extends object>(
   const all = { ...defaults } as Record<string, unknown>;
   for (const [key, value] of Object.entries(given ?? {})) {
     const field = `${name}.${key}`;
-    if (!Object.hasOwn(defaults, key)) throw refused(field, 'is no option');
+    if (!Object.hasOwn(defaults, key)) throw invalidField(field, 'is no option');
     if (value === undefined) continue;
-    if (typeof value !== 'number' || !(value >= 0)) throw refused(field, 'must be a number from 0');
+    if (typeof value !== 'number' || !(value >= 0)) {
+      throw invalidField(field, 'must be a number from 0');
+    }
     all[key] = value;
   }
   return Object.freeze(all) as T;
-}
-
-function refused(field: string, problem: string): InvalidRequestError {
-  const message = `\`${field}\` ${problem}`;
-  return new InvalidRequestError('INVALID_REQUEST', message, { details: { field } });
 }
 
 /** Check the options and fill in what is missing. */
 export function settingsOf(options: RuntimeOptions): Settings {
   const { startTimeoutMs = START_TIMEOUT_MS, shutdown = {}, credit = STREAM_CREDIT } = options;
   if (!Number.isInteger(credit) || credit < 1 || credit >= CREDIT_LIMIT) {
-    throw refused('credit', 'must be an integer from 1');
+    throw invalidField('credit', 'must be an integer from 1');
   }
   const { graceMs, termMs, killMs } = shutdown;
   return Object.freeze({

@@ -134,11 +134,43 @@ DRAFT_QUEUE_LIMIT: Final = 4_096
 PROMPT_CACHE_BYTES: Final = 512 * 1024 * 1024
 """KV caches of ended generations that a model keeps for prompts that begin alike."""
 
+KV_MEMORY_PART: Final = 0.5
+"""Share of the memory budget that the KV caches which are kept may take at most, those of sessions
+and of prompts together; models that need the room come first."""
+
+SESSION_ID_CHARS: Final = 128
+"""Longest session id."""
+
+SESSION_TENANT_CHARS: Final = 1_024
+"""Longest tenant: room for a token of whatever kind."""
+
+SESSION_DISK_BYTES: Final = 16 * 1024**3
+"""What sessions may take on disk: 4,000 conversations of 512 tokens of a model of 8 G parameters."""
+
+SESSION_FREE_DISK_BYTES: Final = 1024**3
+"""What sessions leave free of the disk: other programs misbehave when it is full."""
+
+SESSION_TTL_S: Final = 30 * 24 * 3_600.0
+"""How long a session that nobody uses is kept on disk."""
+
+SESSION_RESTORE_LIMIT_S: Final = 20.0
+"""How long a call waits for the disk before it goes on without: by then evaluating is as fast."""
+
+SESSION_SWEEP_S: Final = 3_600.0
+"""Between two looks for sessions that are too old."""
+
+SESSIONS_KNOWN_LIMIT: Final = 4_096
+"""Sessions that are kept in mind although they are neither hot nor at work: the disk knows them."""
+
 PROMPT_CACHE_ENTRIES: Final = 64
 """Of them; each is compared with every new prompt, which takes microseconds."""
 
 PROMPT_REUSE_TOKENS: Final = 16
 """Fewest tokens worth reusing: below it evaluating them costs as much as a step."""
+
+CACHE_ROOM_TOKENS: Final = 256
+"""Room that is made in a KV cache beyond its prompt: without, the first tokens after it would have
+all of it copied."""
 
 RUNNING_LIMIT: Final = 32
 """Generations that hold a KV cache at once; the others wait in the queue without one. mlx-lm's

@@ -45,8 +45,16 @@ describe('an error', () => {
     expect(error.code).toBe(code);
   });
 
+  test('of a refused path is one of a load only where a model is loaded', () => {
+    const phase = { phase: 'load' };
+    expect(makeError('PATH_REFUSED', '', phase)).toBeInstanceOf(ModelLoadError);
+    const details = { field: 'session.id' };
+    expect(makeError('PATH_REFUSED', '', { details }).name).toBe('IsthmusError');
+  });
+
   test('takes `retryable` from the table unless the runtime says otherwise', () => {
     expect(makeError('QUEUE_FULL', '').retryable).toBe(true);
+    expect(makeError('SESSION_BUSY', '').retryable).toBe(true);
     expect(makeError('INVALID_REQUEST', '').retryable).toBe(false);
     expect(makeError('INTERNAL', '', { retryable: true }).retryable).toBe(true);
   });

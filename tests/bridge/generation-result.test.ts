@@ -19,6 +19,15 @@ test('how it was batched is read as it was said', () => {
   expect(resultOfEnd({ batching: free }).batching).toEqual(free);
 });
 
+test('what was reused of an earlier cache comes in the names of the API', () => {
+  const cache = { state: 'hot', reused_tokens: 30, prefilled_tokens: 2, load_ms: 0, prefill_ms: 4 };
+  expect(resultOfEnd({ cache }).cache).toEqual({
+    ...{ state: 'hot', reusedTokens: 30, prefilledTokens: 2 },
+    ...{ loadMs: 0, prefillMs: 4 },
+  });
+  expect(resultOfEnd({ cache: null }).cache).toBeNull();
+});
+
 test('how drafting went comes in the names of the API', () => {
   const { acceptance_rate: acceptanceRate, ...others } = SPECULATION;
   const { speculation } = resultOfEnd({ speculation: SPECULATION });
@@ -73,6 +82,7 @@ test('what an older runtime leaves out is null or 0, never missing', () => {
       prefillTokensPerSecond: 0,
     },
     seed: null,
+    cache: null,
     batching: null,
     speculation: null,
     isComplete: null,

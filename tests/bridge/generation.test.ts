@@ -77,6 +77,7 @@ describe('a generation', () => {
         prefillTokensPerSecond: 0,
       },
       seed: 42,
+      cache: null,
       batching: null,
       speculation: null,
       isComplete: null,

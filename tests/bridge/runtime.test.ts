@@ -48,6 +48,15 @@ describe('the runtime', () => {
     expect(await peer.received()).toEqual([[1, 0, 'load_model', { source: 'default' }]]);
   });
 
+  test('has the sessions of its own models', async () => {
+    const { peer, runtime } = setUp();
+    const listing = runtime.sessions.list();
+    expect(await peer.received()).toEqual([[1, 0, 'list_sessions', {}]]);
+    peer.send([2, 0, { sessions: [] }]);
+    expect(await listing).toEqual([]);
+    expect(runtime.sessions).toBe(runtime.sessions);
+  });
+
   test('lists models, and says how it is in two ways', async () => {
     const { peer, runtime, supervisor } = setUp();
     const health = { in_flight: 1, engine: { state: 'idle', progress_age_ms: null } };

@@ -16,13 +16,16 @@ import type { Request } from './request.js';
 
 const ITEM_METHODS = ['tokenize', 'detokenize', 'count_tokens', 'apply_chat_template'] as const;
 
-/** Methods that may run twice without a difference: they read, or what they make is the answer. */
+/** Methods that may run twice without a difference: they read, what they make is the answer, or what
+ * they do is done already the second time. */
 export const IDEMPOTENT: ReadonlySet<string> = new Set([
   ...ITEM_METHODS,
   ...ITEM_METHODS.map((method) => `batch_${method}`),
   ...['check_draft', 'batch_check_draft', 'check_draft_compatibility'],
   ...['list_models', 'model_info', 'health', 'stats'],
   ...['echo', 'stream_echo', 'generate'],
+  ...['open_session', 'save_session', 'evict_session', 'truncate_session'],
+  ...['list_sessions', 'session_stats'],
 ]);
 
 /** Methods that run the model: a process that ends while one is in flight may have ended by it. */

@@ -182,6 +182,12 @@ export function isMap(value: Value | undefined): value is WireMap {
   );
 }
 
+/** A result that must be a map. */
+export function mapOf(value: Value): WireMap {
+  if (isMap(value)) return value;
+  throw malformed('a result that must be a map is none');
+}
+
 /** The error for a message, or a part of one, that has the wrong shape. */
 export function malformed(problem: string): ProtocolError {
   return new ProtocolError(

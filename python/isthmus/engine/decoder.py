@@ -9,6 +9,8 @@ keep all processors busy. Each call does one unit of work. Called on the engine 
 from __future__ import annotations
 
 from collections.abc import Sequence as Some
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -16,10 +18,14 @@ import mlx.core as mx
 from mlx_lm.generate import generation_stream
 
 from ..limits import PREFILL_SLICE_S, PREFILL_SLICE_TOKENS
+from ..sessions.chain import TokenIds, token_array
+from ..sessions.layout import Layout
+from ..sessions.store import Evaluated
 from .batch import Result, RowBatch, can_batch
 from .generate import Sequence
+from .kept_caches import KvMemory, PromptCache
+from .kv_layers import evaluated, layout_of, trim_to
 from .plan import Plan
-from .prompt_cache import PromptCache
 from .speculate import Speculation, SpeculativeSequence
 from .spread import batching_pays, processor_streams
 
@@ -42,6 +48,23 @@ Joining = dict[RowBatch, list[Sequence]]
 """Who is about to join which batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a generation of a session left behind.
+
+    Attributes:
+        ids: The tokens of its cache; of what it had begun with, if it failed.
+        kept_bytes: What is kept of it in memory; 0 for nothing.
+        evaluated: Its numbers, to be saved; None when they cannot be.
+        problem: Why not, if that was a failure.
+    """
+
+    ids: TokenIds
+    kept_bytes: int
+    evaluated: Evaluated | None
+    problem: str | None = None
+
+
 class Decoder:
     """Runs the generations of one model.
 
@@ -51,10 +74,17 @@ class Decoder:
         is_fp32: Whether its weights are neither quantised nor of 16 bits.
         chunk_tokens: Most prompt tokens of a chunk.
         cache_bytes: Of the prompts that are kept.
+        memory: Counts what all models keep.
     """
 
     def __init__(
-        self, network: Any, vocab_size: int, is_fp32: bool, chunk_tokens: int, cache_bytes: int
+        self,
+        network: Any,
+        vocab_size: int,
+        is_fp32: bool,
+        chunk_tokens: int,
+        cache_bytes: int,
+        memory: KvMemory | None = None,
     ) -> None:
         self._network = network
         self._vocab_size = vocab_size
@@ -63,7 +93,7 @@ class Decoder:
         self._numbers = count()
         self._turns: dict[object, int] = {}
         self._tokens_per_s = 0.0
-        self.prompts = PromptCache(cache_bytes)
+        self.prompts = PromptCache(cache_bytes, memory or KvMemory())
         self.alone_reason: str | None = None
         if not can_batch(network):
             self.alone_reason = "cache_kind"
@@ -94,10 +124,18 @@ class Decoder:
             sequence = Sequence(*arguments)
             sequence.alone_reason = sequence.alone_reason or self.alone_reason
         if plan.may_reuse:
-            cache, tokens = self.prompts.take(plan.prompt)
-            if tokens:
-                sequence.reuse(cache, tokens)
+            taken = self.prompts.take(plan.prompt, plan.whose)
+            if plan.restored is not None and plan.restored.tokens > taken.tokens:
+                tokens = plan.restored.tokens
+                sequence.reuse(plan.restored.take(), tokens, "warm")
+            elif taken.tokens:
+                sequence.reuse(taken.cache, taken.tokens)
         return sequence
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """What the model's caches look like; None when they cannot be saved."""
+        return layout_of(self._network)
 
     def limit_tokens(self, is_anybody_decoding: bool) -> int:
         """Return how many prompt tokens may be evaluated at once: those that take about
@@ -140,17 +178,49 @@ class Decoder:
         self._turns[unit] = next(self._numbers)
         return self._step(unit) if isinstance(unit, RowBatch) else [_decode(unit)]
 
-    def close(self, sequence: Sequence, is_sound: bool = True) -> None:
-        """End a sequence; what it evaluated is kept for prompts that begin alike, if sound."""
+    def close(self, sequence: Sequence, is_sound: bool = True) -> Left | None:
+        """End a sequence; what it evaluated is kept for prompts that begin alike, if sound.
+
+        Returns:
+            What a session's generation leaves behind; None for others.
+        """
         self._loads[self._streams.index(sequence.stream)] -= 1
         keeps = is_sound and sequence.plan.may_reuse
         for batch in self._batches:
             if sequence in batch.rows:
                 batch.leave([sequence], keeps)
         self._batches = [batch for batch in self._batches if batch.rows]
-        if keeps and sequence.cache is not None:
+        left = None
+        if sequence.plan.whose.owner:
+            left = self._leave_behind(sequence, is_sound)
+        elif keeps and sequence.cache is not None:
             self.prompts.keep(sequence.tokens[: sequence.evaluated], sequence.cache)
         sequence.end()
+        return left
+
+    def _leave_behind(self, sequence: Sequence, is_sound: bool) -> Left:
+        """Keep a session's cache: of all that was evaluated, or of what a failed generation had
+        begun with."""
+        end, cache = sequence.evaluated, sequence.cache
+        if not is_sound:
+            end = 0 if sequence.is_replaying else min(sequence.cached, end)
+        ids = token_array(sequence.tokens[:end])
+        whose = sequence.plan.whose
+        try:
+            if cache is None or end == 0:
+                return Left(ids[:0], 0, None)
+            if not is_sound:
+                if self.layout is None or self.layout.has_states:
+                    return Left(ids[:0], 0, None)
+                trim_to(cache, end)
+                return Left(ids, self.prompts.keep(ids, cache, whose), None)
+            marks = sequence.checkpoints
+            kept_bytes = self.prompts.keep(ids, cache, whose, marks)
+            if self.layout is None:
+                return Left(ids, kept_bytes, None)
+            return Left(ids, kept_bytes, evaluated(ids, cache, self.layout, marks))
+        except Exception as error:  # what cannot be kept is evaluated again
+            return Left(ids[:0], 0, None, f"{type(error).__name__}: {error}")
 
     def _can_share(self, sequence: Sequence) -> bool:
         return sequence.alone_reason is None and self.alone_reason is None

@@ -20,6 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from .arrays import Floats
+from .kv_layers import Checkpoint, copy_states, make_room
 from .plan import Plan, Token
 from .sampling import Sampler, check_finite
 
@@ -50,6 +51,8 @@ class Sequence:
         tokens: The prompt and what was generated.
         cache: Of `evaluated` tokens; None while it belongs to a batch.
         cached: Tokens of the prompt that were not evaluated, but reused.
+        cache_state: Where those came from: `hot` (memory), `warm` (disk), or `cold`: nowhere.
+        checkpoints: The state layers as they were after the prompt, of a session.
         alone_reason: Why it shares no passes; None if it may.
         room: Tokens that `decode` may return at most.
 
@@ -79,6 +82,8 @@ class Sequence:
         self.tokens = list(plan.prompt)
         self.cache: list[Any] | None = make_prompt_cache(network)
         self.prefilled = self.cached = self.decoded = 0
+        self.cache_state = "cold"
+        self.checkpoints: list[Checkpoint] = []
         self.alone_reason: str | None = None if plan.may_batch else "requested"
         self.was_batched = False
         self.room = plan.max_tokens
@@ -128,10 +133,11 @@ class Sequence:
             return self.prefilled
         return len(self.tokens) - (0 if self.has_pending else 1)
 
-    def reuse(self, cache: list[Any], tokens: int) -> None:
+    def reuse(self, cache: list[Any], tokens: int, state: str = "hot") -> None:
         """Begin with a cache of the prompt's first tokens, less than all of them."""
         self.cache = cache
         self.prefilled = self.cached = tokens
+        self.cache_state = state
         self._is_exact = False
 
     def prefill(self, limit: int) -> None:
@@ -149,6 +155,9 @@ class Sequence:
         self._is_exact = self._is_exact and whole
         made = self._extend(self.tokens[self.prefilled : self.prefilled + count])
         self.prefilled += count
+        if not self.is_prefilling and self.plan.whose.owner and self.cache is not None:
+            states = copy_states(self.cache)
+            self.checkpoints = [(self.prefilled, states)] if states else []
         return made
 
     def prefilled_by_others(self) -> None:
@@ -233,6 +242,7 @@ class Sequence:
         """Evaluate everything again, alone, and go on alone; `decode` does it in steps."""
         self.alone_reason = reason
         self.cache = make_prompt_cache(self.network)
+        self.checkpoints = []
         self._pending, self._replayed, self._is_exact = None, 0, True
         self.prefilled = len(self.plan.prompt) - 1
 
@@ -243,7 +253,10 @@ class Sequence:
     def report(self) -> dict[str, Any]:
         """Return what the result says of how it was generated."""
         state = "batched" if self.was_batched else "alone"
-        return {"batching": {"state": state, "reason": self.alone_reason}}
+        return {
+            "batching": {"state": state, "reason": self.alone_reason},
+            "cache_state": self.cache_state,
+        }
 
     def _dispatch(self, last: mx.array, position: int) -> _Step:
         logits = self.network(last[None], cache=self.cache)[:, -1, :]
@@ -281,6 +294,7 @@ class Sequence:
     def _extend(self, tokens: Tokens[int]) -> list[Any]:
         assert self.cache is not None
         with mx.stream(self.stream):
+            make_room(self.cache, len(tokens), len(self.plan.prompt))
             self.network(mx.array(tokens)[None], cache=self.cache)
         return [entry.state for entry in self.cache]
 

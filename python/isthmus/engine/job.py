@@ -83,8 +83,8 @@ class Decoder(Protocol):
         """Do one unit of work; return whose tokens came of it, or who failed."""
         ...
 
-    def close(self, sequence: Any, is_sound: bool = True) -> None:
-        """End a generation."""
+    def close(self, sequence: Any, is_sound: bool = True) -> Any:
+        """End a generation; return what it leaves behind, for `Job.on_left`."""
         ...
 
 
@@ -159,6 +159,8 @@ class Job:
         model: Whose time it takes.
         priority: Higher is admitted, and its prompt evaluated, first.
         is_cancelled: Set by the loop: drop it, nobody listens.
+        on_left: Told on the loop, after everything else, what it left behind; also of one that
+            was dropped.
     """
 
     prompt: list[int]
@@ -171,6 +173,7 @@ class Job:
     model: str = ""
     priority: int = 0
     is_cancelled: bool = False
+    on_left: Callable[[Any], None] | None = None
     phase: Phase = Phase.QUEUE
     emitted: int = 0
     added_at: float = 0.0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .arrays import Floats
+from .kept_caches import NOBODY, Ownership
 from .sampling import SamplingOptions
 
 Token = tuple[int, Floats]
@@ -46,6 +47,19 @@ class Constraint(Protocol):
         ...
 
 
+class Restored(Protocol):
+    """A cache that was read from disk."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds; 0 once it was taken."""
+        ...
+
+    def take(self) -> list[Any]:
+        """Return it, once, on the engine thread."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is generated.
@@ -57,6 +71,8 @@ class Plan:
         constraint: Of what may be generated, or None.
         may_batch: Whether passes may be shared with other generations.
         may_reuse: Whether a cached beginning of the prompt may be used, and is kept afterwards.
+        whose: Whose cache that is.
+        restored: A beginning of the prompt that was read from disk for it.
     """
 
     prompt: Tokens[int]
@@ -65,3 +81,5 @@ class Plan:
     constraint: Constraint | None = None
     may_batch: bool = True
     may_reuse: bool = True
+    whose: Ownership = NOBODY
+    restored: Restored | None = None

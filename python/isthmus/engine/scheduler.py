@@ -173,7 +173,7 @@ class Scheduler:
     def _drop_cancelled(self) -> None:
         for job in self.jobs:
             if job.is_cancelled:
-                self._leave(job)
+                self._tell_left(job, self._leave(job))
         self._waiting = [job for job in self._waiting if job.phase is not Phase.DONE]
 
     def _prefill(self, jobs: list[Job], is_anybody_decoding: bool) -> float:
@@ -291,8 +291,9 @@ class Scheduler:
         )
         past, ran = self.service_s, now - job.started_at
         self.service_s = ran if past == 0 else past + (1 - _SERVICE_MEMORY) * (ran - past)
-        self._leave(job)
+        left = self._leave(job)
         self._post(job.listener.on_end, (outcome,))
+        self._tell_left(job, left)
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a job with an error of its own."""
@@ -307,18 +308,24 @@ class Scheduler:
         self._end(job, error)
 
     def _end(self, job: Job, error: IsthmusError) -> None:
-        self._leave(job, is_sound=False)
+        left = self._leave(job, is_sound=False)
         self._post(job.listener.on_error, (error,))
+        self._tell_left(job, left)
 
-    def _leave(self, job: Job, is_sound: bool = True) -> None:
-        """Let go of what a job holds."""
+    def _tell_left(self, job: Job, left: Any) -> None:
+        if job.on_left is not None:
+            self._post(job.on_left, (left,))
+
+    def _leave(self, job: Job, is_sound: bool = True) -> Any:
+        """Let go of what a job holds; return what is left of it."""
         job.enter(Phase.DONE)
         decoder, steps = job.decoder, job.steps
         job.decoder = job.steps = job.text = None
         if job in self._running:
             self._running.remove(job)
-        if decoder is not None and steps is not None:
-            decoder.close(steps, is_sound)
+        if decoder is None or steps is None:
+            return None
+        return decoder.close(steps, is_sound)
 
 
 def _prefilled(job: Job) -> int:

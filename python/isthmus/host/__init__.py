@@ -20,10 +20,13 @@ from .generation import (
 from .life import RuntimeState, StateChange
 from .model import Model
 from .model_info import ModelInfo
-from .options import Graces
+from .options import Graces, SessionOptions
 from .process import ExitReport
 from .restarts import RestartOptions
 from .runtime import Runtime
+from .session import Session
+from .session_info import EvictResult, SaveResult, SessionInfo
+from .sessions import Sessions
 from .start import start
 from .text import Encoding
 from .watchdog import HeartbeatOptions
@@ -35,6 +38,7 @@ __all__ = [
     "DraftCosts",
     "DraftVerdict",
     "Encoding",
+    "EvictResult",
     "ExitReport",
     "GenerateOptions",
     "Generation",
@@ -46,6 +50,11 @@ __all__ = [
     "RestartOptions",
     "Runtime",
     "RuntimeState",
+    "SaveResult",
+    "Session",
+    "SessionInfo",
+    "SessionOptions",
+    "Sessions",
     "StateChange",
     "TokenLogprobs",
     "Usage",

@@ -24,6 +24,7 @@ _UNSENT: Final[Mapping[str, Any]] = {
     "speculation": None,
     "is_complete": None,
     "tool_calls": None,
+    "cache": None,
 }
 """The end of a generation that was cancelled before the runtime had it."""
 
@@ -69,6 +70,8 @@ class GenerationResult:
         is_complete: With a response format, whether the output is a whole match.
         tool_calls: Calls that the model made; None when it was given no tools, or its tokenizer has
             no parser for them.
+        cache: Where the prompt's KV cache came from; docs/protocol.md, section 4. None when it was
+            cancelled before it ran, or the runtime is older than this.
     """
 
     text: str
@@ -83,6 +86,7 @@ class GenerationResult:
     speculation: Mapping[str, Any] | None
     is_complete: bool | None
     tool_calls: Sequence[Mapping[str, Any]] | None
+    cache: Mapping[str, Any] | None
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -200,6 +204,7 @@ class Generation:
             speculation=end["speculation"],
             is_complete=end["is_complete"],
             tool_calls=end["tool_calls"],
+            cache=end.get("cache"),
         )
 
 

@@ -1,8 +1,8 @@
 """Requests that are kept until they can be sent: in order, with a bound, and not past deadlines.
 
 A request is kept while no process takes requests, and while a model that it names is not loaded
-in the present one. Of requests that name the same model none overtakes another. Sends nothing; who
-may go is asked of the registry.
+in the present one. Of requests that name the same model or session none overtakes another. Sends
+nothing; who may go is asked of the registry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import QueueFull
 from ..limits import IN_FLIGHT_LIMIT, KEPT_REQUESTS_BYTES
 from ..wire.codec import Codec
 from .registry import ModelRegistry, ModelState
-from .requests import UNSENT, Request, handles_of
+from .requests import UNSENT, Request, names_of
 
 _RETRY_AFTER_MS: Final = 1_000.0
 """When to come back to a queue that is full: a start takes about so long."""
@@ -25,11 +25,11 @@ _RETRY_AFTER_MS: Final = 1_000.0
 class _Kept:
     """One of them."""
 
-    __slots__ = ("handles", "request", "size", "timer")
+    __slots__ = ("names", "request", "size", "timer")
 
     def __init__(self, request: Request, size: int, timer: asyncio.TimerHandle | None) -> None:
         self.request = request
-        self.handles = handles_of(request.params)
+        self.names = names_of(request.params)
         self.size = size
         self.timer = timer
 
@@ -52,7 +52,7 @@ class KeptRequests:
         on_late: Callable[[int], object],
     ) -> None:
         self.named: Counter[str] = Counter()
-        """Handles that they name."""
+        """Models and sessions that they name."""
         self._loop = loop
         self._codec = codec
         self._registry = registry
@@ -90,17 +90,17 @@ class KeptRequests:
             timer = self._loop.call_at(deadline_at, self._on_late, number)
         request.mark = UNSENT
         kept = self._kept[number] = _Kept(request, size, timer)
-        self.named.update(kept.handles)
+        self.named.update(kept.names)
         self._size += size
 
     def let_go(self, number: int) -> None:
         """Keep a request no longer."""
         kept = self._kept.pop(number)
         self._size -= kept.size
-        for handle in kept.handles:
-            self.named[handle] -= 1
-            if not self.named[handle]:
-                del self.named[handle]
+        for name in kept.names:
+            self.named[name] -= 1
+            if not self.named[name]:
+                del self.named[name]
         if kept.timer is not None:
             kept.timer.cancel()
 
@@ -114,15 +114,15 @@ class KeptRequests:
     def must_wait(self, request: Request) -> bool:
         """Whether a new request has to wait for a model, or behind others that do."""
         return any(
-            handle in self._registry.unready or handle in self.named
-            for handle in handles_of(request.params)
+            name in self._registry.unready or name in self.named
+            for name in names_of(request.params)
         )
 
     def to_restore(self) -> list[str]:
         """Return the stale models that they name, in order."""
-        named = (handle for kept in self._kept.values() for handle in kept.handles)
+        named = (name for kept in self._kept.values() for name in kept.names)
         stale = ModelState.STALE
-        return list(dict.fromkeys(h for h in named if self._registry.state_of(h) is stale))
+        return list(dict.fromkeys(n for n in named if self._registry.state_of(n) is stale))
 
     def free(self) -> list[int]:
         """Return those that may be sent, in order."""
@@ -130,19 +130,19 @@ class KeptRequests:
         free = []
         for number, kept in self._kept.items():
             is_free = not any(
-                handle in blocked or self._registry.state_of(handle) is not ModelState.READY
-                for handle in kept.handles
+                name in blocked or self._registry.state_of(name) is not ModelState.READY
+                for name in kept.names
             )
             if is_free:
                 free.append(number)
             else:
-                blocked.update(kept.handles)
+                blocked.update(kept.names)
         return free
 
     def naming(self, handle: str) -> Iterator[int]:
         """Yield those that name a model, in order; they may be let go meanwhile."""
         for number, kept in list(self._kept.items()):
-            if handle in kept.handles and number in self._kept:
+            if handle in kept.names and number in self._kept:
                 yield number
 
     def all(self) -> list[int]:

@@ -7,11 +7,12 @@ valid, is for the runtime to say. Token ids are lists of integers here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from ..errors import IsthmusError, from_wire
-from ..limits import STREAM_CREDIT
 from .batch import Item, Operation
+from .caller import Caller
+from .completer import Completer, Message
 from .draft import (
     CHECK_DRAFT,
     DraftCheck,
@@ -21,9 +22,8 @@ from .draft import (
     draft_params,
     verdict_of,
 )
-from .generation import GenerateOptions, Generation, PromptOptions, wire_bias
+from .generation import PromptOptions
 from .model_info import ModelInfo
-from .streams import Stream
 from .text import (
     COUNT_TOKENS,
     DETOKENIZE,
@@ -40,47 +40,8 @@ from .text import (
 
 T = TypeVar("T")
 
-Message = Mapping[str, Any]
-"""One message of a conversation: `role`, `content`, and whatever else the template reads."""
 
-
-class Caller(Protocol):
-    """What a model asks of its runtime."""
-
-    async def call(
-        self, method: str, params: Mapping[str, Any], *, deadline_ms: float | None = None
-    ) -> Any:
-        """Send a request and return its result."""
-        ...
-
-    async def call_one(
-        self,
-        operation: Operation[Item, T],
-        item: Item,
-        model: str,
-        options: Mapping[str, Any],
-        deadline_ms: float | None = None,
-    ) -> T:
-        """Make a call that may share its frame with others."""
-        ...
-
-    async def unload(self, handle: str, *, evict: bool) -> bool:
-        """Give a model's handle back."""
-        ...
-
-    def stream(
-        self,
-        method: str,
-        params: Mapping[str, Any],
-        *,
-        deadline_ms: float | None = None,
-        credit: int = STREAM_CREDIT,
-    ) -> Stream:
-        """Send a request that answers in deltas."""
-        ...
-
-
-class Model:
+class Model(Completer):
     """A handle to a loaded model; made by `Runtime.load_model`.
 
     Args:
@@ -89,7 +50,7 @@ class Model:
     """
 
     def __init__(self, runtime: Caller, info: ModelInfo) -> None:
-        self._runtime = runtime
+        super().__init__(runtime)
         self.info = info
 
     @overload
@@ -291,50 +252,6 @@ class Model:
         )
         return compatibility_of(result)
 
-    def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        messages: Sequence[Message] | None = None,
-        ids: Sequence[int] | None = None,
-        deadline_ms: float | None = None,
-        credit: int = STREAM_CREDIT,
-        draft_model: Model | None = None,
-        prompt_lookup: bool = False,
-        max_draft_tokens: int | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Generation:
-        """Start a generation from a prompt, messages or token ids; it is sent at once.
-
-        Args:
-            draft_model: Speculate with a smaller model of the same vocabulary.
-            prompt_lookup: Speculate with what stood in the text before.
-            max_draft_tokens: Most tokens to draft in a round.
-            deadline_ms: Time from its arrival at the runtime to its end.
-            credit: Tokens that may be on their way before they are read.
-
-        Raises:
-            IsthmusError: The runtime has ended, or an option cannot be sent.
-        """
-        params = wire_bias({"model": self.info.model, **options})
-        speculation = {
-            "draft_model": None if draft_model is None else draft_model.info.model,
-            "prompt_lookup": prompt_lookup or None,
-            "max_draft_tokens": max_draft_tokens,
-        }
-        wanted = {name: value for name, value in speculation.items() if value is not None}
-        if wanted:
-            params["speculation"] = wanted
-        given = {
-            "prompt": prompt,
-            "messages": messages,
-            "ids": ids if ids is None else wire_ids(ids),
-        }
-        params.update({name: value for name, value in given.items() if value is not None})
-        return Generation(
-            self._runtime.stream("generate", params, deadline_ms=deadline_ms, credit=credit)
-        )
-
     async def refresh(self) -> ModelInfo:
         """Ask for the model's info again and keep it."""
         self.info = ModelInfo.from_wire(await self._call("model_info"))
@@ -360,6 +277,9 @@ class Model:
         """
         return dict(await self._call("set_circuit", state=state))
 
+    def _named(self) -> dict[str, Any]:
+        return {"model": self.info.model}
+
     async def _one(
         self,
         operation: Operation[Item, T],
@@ -370,7 +290,7 @@ class Model:
         return await self._runtime.call_one(operation, item, self.info.model, options, deadline_ms)
 
     async def _call(self, method: str, **params: Any) -> Any:
-        return await self._runtime.call(method, {"model": self.info.model, **params})
+        return await self._runtime.call(method, {**self._named(), **params})
 
 
 def _encoding_options(special: bool, offsets: bool = False, tokens: bool = False) -> dict[str, Any]:

@@ -21,6 +21,8 @@ IDEMPOTENT: Final = frozenset(
         *(f"batch_{method}" for method in _SINGLE),
         *("echo", "stream_echo", "generate", "check_draft_compatibility"),
         *("list_models", "model_info", "health", "stats"),
+        *("open_session", "save_session", "evict_session", "truncate_session"),
+        *("list_sessions", "session_stats"),
     )
 )
 """Methods that may be repeated while nothing of their answer was delivered."""
@@ -105,6 +107,16 @@ def handles_of(params: Mapping[str, Any]) -> tuple[str, ...]:
     drafting = speculation.get("draft_model") if isinstance(speculation, Mapping) else None
     named = (params.get("model"), params.get("draft_model"), drafting, params.get("replace"))
     return tuple(handle for handle in named if type(handle) is str)
+
+
+def names_of(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a request's params name, models and a session: of requests that name the same,
+    none may overtake another."""
+    session = params.get("session")
+    if not isinstance(session, Mapping):
+        return handles_of(params)
+    # No handle has a space in it.
+    return (*handles_of(params), f"session {session.get('id')!r} of {session.get('tenant')!r}")
 
 
 class Replays:

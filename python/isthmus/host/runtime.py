@@ -24,6 +24,7 @@ from .model import Model
 from .model_info import ModelInfo
 from .process import ExitReport
 from .registry import ModelState
+from .sessions import Sessions
 from .streams import Progress, Reply, Stream
 
 T = TypeVar("T")
@@ -77,6 +78,11 @@ class Runtime:
     def ignored(self) -> int:
         """Messages that arrived for nobody: late, unknown, or not for a host."""
         return self._connection.inbox.counters["ignored"]
+
+    @property
+    def sessions(self) -> Sessions:
+        """Its sessions: conversations whose KV cache it keeps."""
+        return Sessions(self)
 
     async def __aenter__(self) -> Self:
         """Return itself: it has been started already."""

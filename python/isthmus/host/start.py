@@ -12,7 +12,7 @@ from .inbox import OnEvent
 from .keeper import Keeper
 from .life import OnState
 from .link import Link
-from .options import Graces, KeeperOptions
+from .options import Graces, KeeperOptions, SessionOptions
 from .process import ALLOWED_ENVIRONMENT, RuntimeProcess, runtime_environment, spawn
 from .restarts import RestartOptions
 from .runtime import Runtime
@@ -38,6 +38,7 @@ async def start(
     restart: RestartOptions | None = _RESTART,
     heartbeat: HeartbeatOptions | None = _HEARTBEAT,
     on_state: OnState | None = None,
+    sessions: SessionOptions | None = None,
     faults: Sequence[str] = (),
 ) -> Runtime:
     """Start a runtime and wait for its hello.
@@ -61,11 +62,14 @@ async def start(
             is then the end of the runtime.
         heartbeat: How it is watched while something is waited for; None for not at all.
         on_state: Told of each step of its life.
+        sessions: What it keeps of sessions, and where. Goes behind the command line, too, when that
+            is replaced.
         faults: For tests of what a program does when things go wrong: each is armed at the start
             of each process, and more can be with `inject_fault`. Go behind the command line, too,
             when that is replaced.
 
     Raises:
+        InvalidRequest: An option of the sessions cannot be said on a command line.
         StartFailed: It cannot be run, or ends before its hello.
         StartTimeout: It says no hello in time.
         VersionMismatch: It speaks another version of the protocol.
@@ -74,7 +78,8 @@ async def start(
     # -P keeps the working directory off the import path.
     default = (python, "-P", "-m", "isthmus", "runtime", *runtime_args)
     armed = (word for fault in faults for word in ("--fault", fault))
-    line = (*(default if command is None else command), *armed)
+    kept = () if sessions is None else sessions.arguments()
+    line = (*(default if command is None else command), *kept, *armed)
     environment = runtime_environment(env_allow, env)
 
     async def launch(link: Link) -> RuntimeProcess:

@@ -13,12 +13,19 @@ describe('a request that was written', () => {
     expect(isRepeatable(request(method))).toBe(true);
   });
 
-  test.each(['load_model', 'unload_model', 'set_circuit', 'inject_fault', 'a method of tomorrow'])(
-    'is not repeated when it is %s',
-    (method) => {
-      expect(isRepeatable(request(method))).toBe(false);
-    },
-  );
+  test.each([
+    ...['load_model', 'unload_model', 'set_circuit', 'inject_fault'],
+    ...['fork_session', 'delete_session', 'a method of tomorrow'],
+  ])('is not repeated when it is %s', (method) => {
+    expect(isRepeatable(request(method))).toBe(false);
+  });
+
+  test.each([
+    ...['open_session', 'save_session', 'evict_session', 'truncate_session'],
+    ...['list_sessions', 'session_stats'],
+  ])('of sessions may be repeated when it is %s', (method) => {
+    expect(isRepeatable(request(method))).toBe(true);
+  });
 
   test('is not repeated after a delta, a cancel, or once', () => {
     expect(isRepeatable(request('generate', { isDelivered: true }))).toBe(false);

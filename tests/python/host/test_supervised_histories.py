@@ -1,8 +1,8 @@
 """Whatever the order of calls, cancels, answers and ends of processes: nothing is lost or doubled.
 
 Every call settles exactly once and rightly; what may have changed something is sent once; what is
-sent twice had been answered nothing; no call overtakes an earlier one of its model, and none
-reaches a process that has not got the model.
+sent twice had been answered nothing; no call overtakes an earlier one of its model or session, and
+none reaches a process that has not got the model.
 
 150 histories; `ISTHMUS_EXAMPLES=2000` in the environment makes it so many.
 """
@@ -34,6 +34,9 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("check_draft_compatibility", {"model": "a", "draft_model": "b"}),
     ("set_circuit", {"model": "b"}),
     ("fault", {}),
+    ("open_session", {"model": "a", "session": {"id": "s"}}),
+    ("truncate_session", {"session": {"id": "s"}}),
+    ("delete_session", {"session": {"id": "s"}}),
 )
 
 
@@ -232,12 +235,11 @@ class Histories(RuleBasedStateMachine):
             sent[number] = sent.get(number, 0) + 1
             delivered_by = self.made[number].delivered_by
             assert delivered_by is None or processes.index(delivered_by) >= processes.index(process)
-            for name in ("model", "draft_model"):
-                handle = params.get(name)
-                if handle is None:
-                    continue
-                assert latest.get(handle, -1) < number, (method, params)
-                latest[handle] = number
+            handles = {params[name] for name in ("model", "draft_model") if name in params}
+            for named in (*handles, *(["session"] if "session" in params else [])):
+                assert latest.get(named, -1) < number, (method, params)
+                latest[named] = number
+            for handle in handles:
                 assert place >= self.loaded.get(process, {}).get(handle, 10**9)
 
 

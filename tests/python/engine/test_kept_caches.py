@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from isthmus.engine.prompt_cache import PromptCache
+from isthmus.engine.kept_caches import PromptCache
 from isthmus.limits import PROMPT_CACHE_ENTRIES, PROMPT_REUSE_TOKENS
 
 LONG = list(range(100, 100 + 3 * PROMPT_REUSE_TOKENS))
@@ -33,14 +33,16 @@ def held(cache: list[Any]) -> list[int]:
 def test_a_longer_prompt_gets_the_whole_cache() -> None:
     prompts = PromptCache(LIMIT)
     prompts.keep(LONG, kv_cache(LONG))
-    cache, length = prompts.take([*LONG, 1, 2])
+    taken = prompts.take([*LONG, 1, 2])
+    cache, length = taken.cache, taken.tokens
     assert (held(cache), length) == (LONG, len(LONG))
 
 
 def test_the_same_prompt_leaves_its_last_token_for_the_first_step() -> None:
     prompts = PromptCache(LIMIT)
     prompts.keep(LONG, kv_cache(LONG))
-    cache, length = prompts.take(LONG)
+    taken = prompts.take(LONG)
+    cache, length = taken.cache, taken.tokens
     assert (held(cache), length) == (LONG[:-1], len(LONG) - 1)
 
 
@@ -48,7 +50,8 @@ def test_a_prompt_that_parts_gets_what_they_share() -> None:
     prompts = PromptCache(LIMIT)
     prompts.keep(LONG, kv_cache(LONG))
     shared = LONG[: PROMPT_REUSE_TOKENS + 3]
-    cache, length = prompts.take([*shared, 1, *LONG])
+    taken = prompts.take([*shared, 1, *LONG])
+    cache, length = taken.cache, taken.tokens
     assert (held(cache), length) == (shared, len(shared))
 
 
@@ -57,10 +60,10 @@ def test_what_one_takes_is_not_changed_by_what_it_adds() -> None:
     prompts.keep(LONG, kv_cache(LONG))
     more = mx.array([[[[7.0]]]])
     for _ in range(2):
-        cache, _ = prompts.take([*LONG[:-5], 1, 2])
+        cache = prompts.take([*LONG[:-5], 1, 2]).cache
         cache[0].update_and_fetch(more, more)
         assert held(cache) == [*LONG[:-5], 7]
-    assert held(prompts.take([*LONG, 1])[0]) == LONG
+    assert held(prompts.take([*LONG, 1]).cache) == LONG
 
 
 def test_few_shared_tokens_are_not_worth_it() -> None:
@@ -68,7 +71,7 @@ def test_few_shared_tokens_are_not_worth_it() -> None:
     prompts.keep(LONG, kv_cache(LONG))
     prompts.keep([1, 2], kv_cache([1, 2]))
     assert len(prompts) == 1
-    assert prompts.take([*LONG[: PROMPT_REUSE_TOKENS - 1], 1, 1]) == ([], 0)
+    assert prompts.take([*LONG[: PROMPT_REUSE_TOKENS - 1], 1, 1]).tokens == 0
 
 
 def test_a_cache_that_cannot_be_cut_back_serves_only_what_goes_on_after_it() -> None:
@@ -76,8 +79,8 @@ def test_a_cache_that_cannot_be_cut_back_serves_only_what_goes_on_after_it() -> 
     state = ArraysCache(1)
     state[0] = mx.ones((1, 4))
     prompts.keep(LONG, [state])
-    assert prompts.take([*LONG, 1])[1] == len(LONG)
-    assert prompts.take(LONG) == ([], 0)
+    assert prompts.take([*LONG, 1]).tokens == len(LONG)
+    assert prompts.take(LONG).tokens == 0
 
 
 def test_a_continuation_replaces_what_it_continues() -> None:
@@ -86,7 +89,7 @@ def test_a_continuation_replaces_what_it_continues() -> None:
     prompts.keep([*LONG, 1], kv_cache([*LONG, 1]))
     prompts.keep(LONG, kv_cache(LONG))
     assert len(prompts) == 1
-    assert prompts.take([*LONG, 1, 2])[1] == len(LONG) + 1
+    assert prompts.take([*LONG, 1, 2]).tokens == len(LONG) + 1
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -97,8 +100,8 @@ def test_the_least_recently_used_goes_first() -> None:
     prompts.take([*texts[0], 1])
     prompts.keep([9_999, *LONG], kv_cache([9_999, *LONG]))
     assert len(prompts) == PROMPT_CACHE_ENTRIES
-    assert prompts.take([*texts[0], 1])[1] > 0
-    assert prompts.take([*texts[1], 1])[1] == 0
+    assert prompts.take([*texts[0], 1]).tokens > 0
+    assert prompts.take([*texts[1], 1]).tokens == 0
 
 
 def test_bytes_are_limited() -> None:
@@ -124,7 +127,8 @@ def test_what_is_taken_is_always_a_beginning_of_the_prompt(
     prompts = PromptCache(LIMIT)
     for text in kept:
         prompts.keep(text, kv_cache(text) if text else [KVCache()])
-    cache, length = prompts.take(prompt)
+    taken = prompts.take(prompt)
+    cache, length = taken.cache, taken.tokens
     if length:
         assert PROMPT_REUSE_TOKENS <= length < len(prompt)
         assert held(cache) == prompt[:length]

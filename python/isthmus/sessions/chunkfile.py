@@ -1,0 +1,154 @@
+"""A file with the evaluated tokens of a part of a chunk: safetensors, with a checksum.
+
+    8 bytes   length of the header, little-endian
+    header    JSON: metadata (checksum, version, keys, place, format), then the tensors' table
+    buffer    `tokens` (U32), then keys and values of each token layer
+
+A file is wholly decided by what it holds, so that a reader, who knows what it must hold, makes the
+header itself and compares: nothing of a file is believed, and nothing of it is parsed. Sizes are
+Python integers. Knows no folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .chain import TokenIds, token_array
+from .checked import NO_CHECKSUM, BadFile, Bytes, check, sign
+from .layout import Array, Layout, stored_tensors
+from .quantise import pack, unpack
+
+FORMAT_VERSION: Final = 1
+
+_LENGTH_BYTES: Final = 8
+_ALIGNMENT: Final = 64
+_ID_BYTES: Final = 4
+_HEAD: Final = b'{"__metadata__":{"crc32":"'
+CHECKSUM_PLACE: Final = _LENGTH_BYTES + len(_HEAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Which tokens a file holds: those from `start` to `end` of the text that `key` stands for.
+
+    Attributes:
+        key: Of the first `end` tokens.
+        parent: Of the first `start` tokens.
+    """
+
+    key: bytes
+    parent: bytes
+    start: int
+    end: int
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFormat:
+    """How the pieces of one model are written."""
+
+    layout: Layout
+    form: str
+
+    def header(self, piece: Piece) -> bytes:
+        """Return everything before the buffer, with zeros for the checksum."""
+        offset = piece.tokens * _ID_BYTES
+        table: dict[str, object] = {
+            "tokens": {"dtype": "U32", "shape": [piece.tokens], "data_offsets": [0, offset]}
+        }
+        for tensor in stored_tensors(self.layout, self.form, piece.tokens):
+            dtype, shape = tensor.written_as
+            end = offset + tensor.size_bytes
+            table[tensor.name] = {
+                "dtype": dtype,
+                "shape": list(shape),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        metadata = {
+            "format": "isthmus-kv",
+            "version": str(FORMAT_VERSION),
+            "key": piece.key.hex(),
+            "parent": piece.parent.hex(),
+            "start": str(piece.start),
+            "end": str(piece.end),
+            "kv": self.form,
+        }
+        rest = json.dumps(metadata, separators=(",", ":"))[1:] + ","
+        text = _HEAD + NO_CHECKSUM + b'",' + rest.encode()
+        text += json.dumps(table, separators=(",", ":"))[1:].encode()
+        padding = -(len(text) + _LENGTH_BYTES) % _ALIGNMENT
+        return (len(text) + padding).to_bytes(_LENGTH_BYTES, "little") + text + b" " * padding
+
+    def size(self, piece: Piece) -> int:
+        """Return the bytes of a whole file."""
+        tensors = stored_tensors(self.layout, self.form, piece.tokens)
+        buffer_bytes = piece.tokens * _ID_BYTES + sum(tensor.size_bytes for tensor in tensors)
+        return len(self.header(piece)) + buffer_bytes
+
+    def encode(self, piece: Piece, ids: TokenIds, arrays: Sequence[Array], raw: Bytes) -> None:
+        """Write a file.
+
+        Args:
+            ids: The piece's tokens.
+            arrays: Keys and values of each token layer, in turn: [heads, tokens, size] each, of
+                the whole text.
+            raw: Of `size(piece)` bytes.
+        """
+        header = self.header(piece)
+        raw[: len(header)] = np.frombuffer(header, np.uint8)
+        place = len(header) + len(ids) * _ID_BYTES
+        raw[len(header) : place] = token_array(ids).view(np.uint8)
+        tensors = stored_tensors(self.layout, self.form, piece.tokens)
+        for tensor, array in zip(tensors, arrays, strict=True):
+            target = raw[place : place + tensor.size_bytes]
+            values = array[:, piece.start : piece.end, :]
+            if tensor.bits is None:
+                target.view(array.dtype).reshape(tensor.shape)[:] = values
+            else:
+                pack(np.ascontiguousarray(values), tensor.dtype, tensor.bits, target)
+            place += tensor.size_bytes
+        sign(raw, CHECKSUM_PLACE)
+
+    def check(self, piece: Piece, raw: Bytes) -> TokenIds:
+        """Check a whole file, and return its tokens.
+
+        Raises:
+            BadFile: It is not the file of this piece, byte for byte.
+        """
+        header = self.header(piece)
+        if len(raw) != self.size(piece):
+            raise BadFile(f"it has {len(raw)} bytes instead of {self.size(piece)}")
+        check(raw, CHECKSUM_PLACE)
+        if raw[: len(header)].tobytes() != header:
+            raise BadFile("the header is another one")
+        ids: TokenIds = raw[len(header) : len(header) + piece.tokens * _ID_BYTES].view("<u4")
+        return ids
+
+    def decode(self, piece: Piece, raw: Bytes, tokens: int, arrays: Sequence[Array]) -> None:
+        """Read a checked file into `arrays`, which are as in `encode`.
+
+        Args:
+            tokens: How many of its tokens are wanted.
+        """
+        place = len(self.header(piece)) + piece.tokens * _ID_BYTES
+        end = piece.start + tokens
+        tensors = stored_tensors(self.layout, self.form, piece.tokens)
+        for tensor, array in zip(tensors, arrays, strict=True):
+            source = raw[place : place + tensor.size_bytes]
+            if tensor.bits is None:
+                values = source.view(array.dtype).reshape(tensor.shape)
+            else:
+                values = np.empty(tensor.shape, array.dtype)
+                unpack(source, tensor.dtype, tensor.bits, values)
+            array[:, piece.start : end, :] = values[:, :tokens, :]
+            place += tensor.size_bytes
