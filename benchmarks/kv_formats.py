@@ -234,14 +234,17 @@ def speeds(plan: Plan) -> dict[str, Spread]:
 
 
 def figures(costs: Costs) -> list[Figure]:
-    """Return what has to be reached: 8 bits may be chosen without looking at answers."""
-    q8 = [each["q8"] for each in costs.values()]
-    divergence = max(fmean(cost.divergences) for cost in q8)
-    same = min(cost.same_percent for cost in q8)
-    return [
-        Figure("q8_mean_divergence", divergence, 1e-3, "nats"),
-        Figure("q8_same_greedy_token", same, 99.0, "%", is_least=True),
-    ]
+    """Return what 8 bits have to reach, for each model in its worst dtype."""
+    wanted = list[Figure]()
+    for model in (EMBEDDED, RANDOM):
+        q8 = [formats["q8"] for (name, _), formats in costs.items() if name == model]
+        divergence = max(fmean(cost.divergences) for cost in q8)
+        same = min(cost.same_percent for cost in q8)
+        wanted += [
+            Figure(f"q8_mean_divergence_{model}", divergence, 1e-3, "nats"),
+            Figure(f"q8_same_greedy_token_{model}", same, 99.0, "%", is_least=True),
+        ]
+    return wanted
 
 
 def table(costs: Costs, rates: dict[str, Spread]) -> str:

@@ -23,6 +23,9 @@ from .limits import (
     PIECE_BYTES,
     PREFILL_CHUNK_TOKENS,
     PROMPT_CACHE_BYTES,
+    SESSION_DISK_BYTES,
+    SESSION_FREE_DISK_BYTES,
+    SESSION_TTL_S,
 )
 from .settings import Settings
 from .transport.claim import ClaimedPipes, unusable_end
@@ -59,6 +62,12 @@ def run_runtime_command(arguments: Sequence[str], pipes: ClaimedPipes) -> NoRetu
         model_memory_bytes=options.model_memory_bytes,
         model_idle_timeout_s=options.model_idle_timeout_s,
         preload=tuple(options.preload),
+        session_dir=options.session_dir,
+        session_disk_bytes=options.session_disk_bytes,
+        session_free_disk_bytes=options.session_free_disk_bytes,
+        session_memory_bytes=options.session_memory_bytes,
+        session_ttl_s=options.session_ttl_s,
+        session_fsync=options.session_fsync,
         faults=tuple(options.fault) if options.faults or options.fault else None,
         drain_grace_s=options.drain_grace_s,
     )
@@ -171,6 +180,7 @@ def _runtime_parser(
         metavar="SOURCE",
         help="load this model at the start and keep it in memory; may be given several times",
     )
+    _add_session_arguments(parser)
     parser.add_argument("--drain-grace-s", type=float, default=DRAIN_GRACE_S)
     parser.add_argument(
         "--faults",
@@ -188,6 +198,72 @@ def _runtime_parser(
     return parser
 
 
+def _add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--session-dir",
+        type=_session_dir,
+        default=_session_dir_default(),
+        metavar="FOLDER",
+        help="where sessions are kept on disk (%(default)s); none: in memory only",
+    )
+    parser.add_argument(
+        "--session-disk-bytes",
+        type=_bytes,
+        default=SESSION_DISK_BYTES,
+        metavar="BYTES",
+        help="what sessions may take on disk; the least recently used leave first (%(default)s)",
+    )
+    parser.add_argument(
+        "--session-free-disk-bytes",
+        type=_bytes_or_none,
+        default=SESSION_FREE_DISK_BYTES,
+        metavar="BYTES",
+        help="what sessions leave free of the disk (%(default)s)",
+    )
+    parser.add_argument(
+        "--session-memory-bytes",
+        type=_bytes_or_none,
+        metavar="BYTES",
+        help="what KV caches that are kept may take in memory, at most; by default half of what "
+        "models may, and never what they need",
+    )
+    parser.add_argument(
+        "--session-ttl-s",
+        type=_seconds,
+        default=SESSION_TTL_S,
+        metavar="SECONDS",
+        help="how long a session that nobody uses is kept on disk (%(default)s)",
+    )
+    parser.add_argument(
+        "--session-fsync",
+        action="store_true",
+        help="a save has reached the disk when it is done: for who fears power cuts",
+    )
+
+
+def _session_dir_default() -> Path | None:
+    """Return a folder of the user's own for what can be made again."""
+    if sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(base).expanduser() / "isthmus" / "sessions"
+    except RuntimeError:  # there is no home
+        return None
+
+
+def _session_dir(text: str) -> Path | None:
+    if text == "none":
+        return None
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("a folder is wanted, or none")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _fault(text: str) -> str:
     try:
         parse_spec(text)
@@ -200,6 +276,10 @@ def _bytes(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"a number of bytes above 0 is wanted, not {text!r}")
     return int(text)
+
+
+def _bytes_or_none(text: str) -> int:
+    return 0 if text == "0" else _bytes(text)
 
 
 def _seconds(text: str) -> float:

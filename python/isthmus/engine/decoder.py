@@ -9,6 +9,7 @@ keep all processors busy. Each call does one unit of work. Called on the engine 
 from __future__ import annotations
 
 from collections.abc import Sequence as Some
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -23,9 +24,10 @@ from ..sessions.layout import Layout
 from ..sessions.store import Evaluated
 from .batch import Result, RowBatch, can_batch
 from .generate import Sequence
-from .kept_caches import KvMemory, PromptCache
+from .kept_caches import PromptCache
 from .kv_layers import evaluated, layout_of, trim_to
-from .plan import Plan
+from .kv_memory import KvMemory
+from .plan import Plan, Restored
 from .speculate import Speculation, SpeculativeSequence
 from .spread import batching_pays, processor_streams
 
@@ -93,7 +95,7 @@ class Decoder:
         self._numbers = count()
         self._turns: dict[object, int] = {}
         self._tokens_per_s = 0.0
-        self.prompts = PromptCache(cache_bytes, memory or KvMemory())
+        self.prompts = PromptCache(cache_bytes, memory or KvMemory(), lambda: self.layout)
         self.alone_reason: str | None = None
         if not can_batch(network):
             self.alone_reason = "cache_kind"
@@ -125,11 +127,10 @@ class Decoder:
             sequence.alone_reason = sequence.alone_reason or self.alone_reason
         if plan.may_reuse:
             taken = self.prompts.take(plan.prompt, plan.whose)
-            if plan.restored is not None and plan.restored.tokens > taken.tokens:
-                tokens = plan.restored.tokens
-                sequence.reuse(plan.restored.take(), tokens, "warm")
-            elif taken.tokens:
+            if taken.tokens:
                 sequence.reuse(taken.cache, taken.tokens)
+            if plan.restored is not None and plan.restored.tokens > taken.tokens:
+                _go_on_with(sequence, plan.restored)
         return sequence
 
     @cached_property
@@ -294,6 +295,13 @@ class Decoder:
             for row in batch.rows:
                 row.replay("failed")
         self._batches = []
+
+
+def _go_on_with(sequence: Sequence, restored: Restored) -> None:
+    tokens = restored.tokens
+    # A state that is not what it should be: the prompt is evaluated instead.
+    with suppress(ValueError):
+        sequence.reuse(restored.take(), tokens, "warm")
 
 
 def _decode(sequence: Sequence, keeps_going: bool = True) -> Result:

@@ -11,38 +11,19 @@ Called on the engine thread only.
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
-from typing import Any, Final
-from weakref import WeakSet
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
 from ..limits import PROMPT_CACHE_ENTRIES, PROMPT_REUSE_TOKENS
 from ..sessions.chain import TokenIds, shared_tokens, token_array
-from .kv_layers import Checkpoint, leaves, state_leaves, trim_to
-
-UNLIMITED: Final = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Whose a cache is.
-
-    Attributes:
-        scope: Who may share it: equal scopes do.
-        owner: The session's name; empty when it is nobody's.
-        is_pinned: Whether it makes no room for others.
-    """
-
-    scope: str = ""
-    owner: str = ""
-    is_pinned: bool = False
-
-
-NOBODY: Final = Ownership()
+from ..sessions.layout import Layout
+from ..sessions.store import Evaluated
+from .kv_layers import Checkpoint, evaluated, leaves, state_leaves, trim_to
+from .kv_memory import NOBODY, KvMemory, Ownership
 
 
 @dataclass(slots=True, eq=False)
@@ -90,83 +71,8 @@ class Taken:
     tokens: int
 
 
-class KvMemory:
-    """What the kept caches of all models may take together.
-
-    Attributes:
-        limit_bytes: Of them; written by the event loop.
-        in_use: Names of sessions whose caches must stay, because a turn of theirs is about to
-            begin; written by the event loop.
-        held_bytes: What they take; read by the event loop.
-
-    Args:
-        on_evicted: Told the name of a session whose cache made room for others.
-    """
-
-    def __init__(
-        self,
-        limit_bytes: int = UNLIMITED,
-        on_evicted: Callable[[str], None] | None = None,
-    ) -> None:
-        self.limit_bytes = limit_bytes
-        self.in_use: set[str] = set()
-        self.held_bytes = 0
-        self._on_evicted = on_evicted
-        self._caches: WeakSet[PromptCache] = WeakSet()
-        self._uses = itertools.count(1)
-
-    def add(self, cache: PromptCache) -> None:
-        """Count a model's caches from now on."""
-        self._caches.add(cache)
-
-    def use(self, entry: Entry) -> None:
-        """Take note that an entry was used."""
-        entry.used = next(self._uses)
-
-    def find(self, owner: str) -> tuple[PromptCache, Entry] | None:
-        """Return a session's cache, and the model's caches that it is among."""
-        for cache in self._caches:
-            for entry in cache.entries:
-                if entry.whose.owner == owner:
-                    return cache, entry
-        return None
-
-    def drop(self, owner: str) -> int:
-        """Let a session's cache leave; return its bytes."""
-        found = self.find(owner)
-        if found is None:
-            return 0
-        found[0].entries.remove(found[1])
-        self.count()
-        return found[1].nbytes
-
-    def count(self) -> None:
-        """Add up what is held."""
-        self.held_bytes = sum(cache.nbytes for cache in self._caches)
-
-    def fit(self, limit_bytes: int | None = None) -> int:
-        """Hold to a limit, the own one by default; return what is held in the end."""
-        limit = self.limit_bytes if limit_bytes is None else limit_bytes
-        self.count()
-        for cache, entry in self._evictable() if self.held_bytes > limit else ():
-            cache.entries.remove(entry)
-            self.held_bytes -= entry.nbytes
-            if entry.whose.owner and self._on_evicted is not None:
-                self._on_evicted(entry.whose.owner)
-            if self.held_bytes <= limit:
-                break
-        return self.held_bytes
-
-    def _evictable(self) -> Iterator[tuple[PromptCache, Entry]]:
-        """Yield the entries that may leave, the least recently used first."""
-        found = [
-            (entry.used, number, cache, entry)
-            for number, cache in enumerate(self._caches)
-            for entry in cache.entries
-            if not entry.whose.is_pinned and entry.whose.owner not in self.in_use
-        ]
-        for _, _, cache, entry in sorted(found, key=lambda each: each[:2]):
-            yield cache, entry
+def _no_layout() -> None:
+    """Nothing can be saved."""
 
 
 @dataclass(eq=False)
@@ -176,10 +82,12 @@ class PromptCache:
     Args:
         limit_bytes: Of those that are nobody's, together; 0 keeps none of them.
         memory: Counts them with those of other models.
+        layout: Returns what they look like; None when they cannot be saved.
     """
 
     limit_bytes: int
     memory: KvMemory = field(default_factory=KvMemory)
+    layout: Callable[[], Layout | None] = _no_layout
     entries: list[Entry] = field(default_factory=list)
     """The least recently used first."""
 
@@ -239,6 +147,42 @@ class PromptCache:
         self._hold_to_limit()
         self.memory.fit()
         return nbytes if entry in self.entries else 0
+
+    def owned(self, owner: str) -> Entry | None:
+        """Return a session's entry."""
+        return next((entry for entry in self.entries if entry.whose.owner == owner), None)
+
+    def snapshot(self, owner: str) -> Evaluated | None:
+        """Return the numbers of a session's cache; None when they cannot be saved."""
+        entry, layout = self.owned(owner), self.layout()
+        if entry is None or layout is None:
+            return None
+        return evaluated(entry.tokens, entry.cache, layout, entry.checkpoints)
+
+    def truncate(self, owner: str, tokens: int) -> int:
+        """Cut a session's cache back to `tokens` tokens, or to less where it must be; return how
+        many it has then."""
+        entry = self.owned(owner)
+        if entry is None:
+            return 0
+        length = entry.usable(min(tokens, len(entry.tokens)))
+        if length == 0:
+            self.memory.drop(owner)
+            return 0
+        entry.cache = entry.cut(entry.cache, length)
+        entry.tokens = entry.tokens[:length]
+        entry.checkpoints = [mark for mark in entry.checkpoints if mark[0] < length]
+        return length
+
+    def fork(self, owner: str, to: str) -> int:
+        """Let another session have a cache like this one's; return its bytes, 0 if it has none."""
+        entry = self.owned(owner)
+        if entry is None:
+            return 0
+        cache = [copy.deepcopy(layer) for layer in entry.cache]
+        return self.keep(
+            entry.tokens, cache, replace(entry.whose, owner=to), list(entry.checkpoints)
+        )
 
     def clear(self) -> None:
         """Drop everything."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .arrays import Floats
-from .kept_caches import NOBODY, Ownership
+from .kv_memory import NOBODY, Ownership
 from .sampling import SamplingOptions
 
 Token = tuple[int, Floats]

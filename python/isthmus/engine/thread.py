@@ -210,6 +210,10 @@ class EngineThread:
         assert self._failure is not None
         self._scheduler.fail_all(self._failure)
 
+    def post(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Have something called on the loop, in order with all else; on the engine thread."""
+        self._post(call, arguments)
+
     def _post(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self._outbox.append((call, arguments))
         if not self._is_waking:

@@ -40,6 +40,11 @@ def verify_adapter(folder: Path) -> Path:
     return folder
 
 
+def adapter_files(folder: Path) -> list[Path]:
+    """Return the files that mlx-lm reads of an adapter."""
+    return [folder / _CONFIG, folder / _WEIGHTS]
+
+
 def adapter_bytes(folder: Path) -> int:
     """Return the size of a verified adapter's weights."""
     return sum(tensor.size_bytes for tensor in read_header(folder / _WEIGHTS).tensors)

@@ -21,7 +21,7 @@ from typing import Any, Final
 from ..errors import Closing, MemoryLimit, ModelNotLoaded
 from ..limits import MODEL_IDLE_TIMEOUT_S
 from .failures import KnownFailures, Stamp, load_error
-from .fitting import Fitting
+from .fitting import Fitting, KeptCaches, NoCaches
 from .leaving import CallLater, Departures, OnEvent
 from .load import LoadedModel, LoadOptions, Progress, Source, Stay
 from .loads import SharedLoad, Waiter
@@ -72,6 +72,7 @@ class ModelCache:
         on_event: Told of loads and evictions.
         clock: Monotonic seconds.
         call_later: Sets the one timer for idle models; the running loop's by default.
+        kept: KV caches that give way to models.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ModelCache:
         on_event: OnEvent,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
+        kept: KeptCaches | None = None,
     ) -> None:
         self._maker = maker
         self._settings = settings
@@ -98,7 +100,11 @@ class ModelCache:
         )
         self._departures = Departures(self.residents, maker.release, on_event, clock, call_later)
         self._fitting = Fitting(
-            self.residents, self._departures, maker.machine, is_measured=budget_bytes is None
+            self.residents,
+            self._departures,
+            maker.machine,
+            is_measured=budget_bytes is None,
+            kept=kept or NoCaches(),
         )
         self.get = self.residents.get
         """Return the model with a handle; raises ModelNotLoaded."""
@@ -275,6 +281,7 @@ class ModelCache:
             network=parts.network,
             tokenizer=parts.tokenizer,
             vocab_size=parts.vocab_size,
+            stamps=parts.stamps,
             load_ms=load_ms,
             room=room,
             idle_timeout_s=self._settings.idle_timeout_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from .leaving import Departures
 from .load import LoadedModel
@@ -17,6 +18,29 @@ from .loads import SharedLoad
 from .memory import Machine, budget_for
 from .residents import Residents
 from .room import Room, room_of
+
+
+class KeptCaches(Protocol):
+    """KV caches that are kept in what the models leave of the budget."""
+
+    def limit(self, left_bytes: int, budget_bytes: int) -> None:
+        """Say what that is from now on, and the whole budget."""
+        ...
+
+    async def give_way(self, left_bytes: int) -> int:
+        """Let caches leave until they take no more; return what they still take."""
+        ...
+
+
+class NoCaches:
+    """There are none."""
+
+    def limit(self, left_bytes: int, budget_bytes: int) -> None:
+        """Nobody has to know."""
+
+    async def give_way(self, left_bytes: int) -> int:
+        """Return 0."""
+        return 0
 
 
 class Fitting:
@@ -27,6 +51,7 @@ class Fitting:
         departures: Sends them away.
         machine: Asks what bounds the memory now.
         is_measured: Whether the first answer of `machine` decides the budget.
+        kept: What gives way to models.
     """
 
     def __init__(
@@ -35,11 +60,15 @@ class Fitting:
         departures: Departures,
         machine: Callable[[], Awaitable[Machine]],
         is_measured: bool,
+        kept: KeptCaches,
     ) -> None:
         self._residents = residents
         self._departures = departures
         self._machine = machine
         self._is_measured = is_measured
+        self._kept = kept
+        residents.on_change = self._tell_kept
+        self._tell_kept()
         self._making_room = asyncio.Lock()
         """Held between the choice who leaves and the reservation."""
         self.refused = 0
@@ -76,11 +105,18 @@ class Fitting:
         for other in leaving:
             self._departures.evict(other, "budget")
         model.room = room
+        self._residents.changed()
+
+    def _tell_kept(self) -> None:
+        self._kept.limit(self._residents.left_bytes, self._residents.budget_bytes)
 
     async def _make_room(self, load: SharedLoad, room: Room) -> None:
         residents = self._residents
         while True:
             await self._departures.finish()
+            residents.kept_bytes = await self._kept.give_way(
+                residents.left_bytes - room.total_bytes
+            )
             left = await self._look()
             # From here to the return, or to the evictions, nothing else runs.
             leaving = residents.plan(room.total_bytes, left, also=load.replaceable(residents.find))
@@ -99,4 +135,5 @@ class Fitting:
         if self._is_measured:
             self._is_measured = False
             self._residents.budget_bytes = budget_for(machine)
+            self._residents.changed()
         return machine.address_space_left

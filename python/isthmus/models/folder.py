@@ -89,6 +89,12 @@ def check_links(folder: Path, names: Iterable[str], allowed_roots: Sequence[Path
             raise too_large(path.name, TEXT_FILE_LIMIT_BYTES)
 
 
+def files_read(folder: Path) -> list[Path]:
+    """Return the files that mlx-lm or transformers may read of a verified folder."""
+    found = [folder / name for name in names_in(folder) if matches(name, _READ_PATTERNS)]
+    return found + sorted((folder / _TEMPLATE_FOLDER).glob("*.jinja"))
+
+
 def _check_inside(path: Path, roots: Sequence[Path]) -> None:
     target = Path(os.path.realpath(path))
     if not any(target.is_relative_to(root) for root in roots):

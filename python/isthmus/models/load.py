@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from ..errors import ModelLoadFailed, ModelNotLoaded
 from ..limits import MODEL_IDLE_TIMEOUT_S
+from ..sessions.fingerprint import FileStamp
 from ..text.tokenizer import TextTokenizer
 from .room import NO_ROOM, Room
 from .verify import VerifiedModel
@@ -89,6 +90,7 @@ class LoadedModel:
         handle: Its name on the wire; `names` has further ones.
         network: The mlx-lm model; touched on the engine thread only.
         tokenizer: For the loop and the text threads.
+        stamps: How its files looked when they were read; None when they changed meanwhile.
         room: What it holds of the memory budget.
         leases: Pieces of work on its weights that have not ended.
         idle_since: Monotonic seconds since when nothing uses it.
@@ -104,6 +106,7 @@ class LoadedModel:
     vocab_size: int
     load_ms: float
     references: int = 0
+    stamps: tuple[FileStamp, ...] | None = field(default=None, repr=False)
     room: Room = NO_ROOM
     names: set[str] = field(default_factory=set)
     is_pinned: bool = False

@@ -18,10 +18,12 @@ from typing import Any, Protocol, TypeVar
 from ..errors import EngineDead
 from ..faults import Faults, Point
 from ..limits import LOAD_RETRY_BACKOFF_S
+from ..sessions.fingerprint import FileStamp, stamps_of
 from ..text.tokenizer import TextTokenizer
-from .adapter import adapter_bytes, verify_adapter
+from .adapter import adapter_bytes, adapter_files, verify_adapter
 from .download import Download, hub_download
 from .failures import Stamp, is_transient, stamp_of
+from .folder import files_read
 from .load import LoadedModel, Progress, Source, load_tokenizer
 from .locate import Located, locate, locate_folder
 from .memory import Machine, read_machine
@@ -84,6 +86,8 @@ class Parts:
     network: Any
     tokenizer: TextTokenizer
     vocab_size: int
+    stamps: tuple[FileStamp, ...] | None = None
+    """How the files looked before and after; None when that is not the same."""
 
 
 class ModelMaker(Protocol):
@@ -194,6 +198,7 @@ class FolderMaker:
         def on_step(stage: str, done: int, total: int, unit: str) -> None:
             loop.call_soon_threadsafe(tell, stage, done, total, unit)
 
+        before = await asyncio.to_thread(_stamps, inspected)
         load = NetworkLoad(
             verified.path, inspected.adapter, inspected.source.trust_remote_code, on_step
         )
@@ -209,7 +214,9 @@ class FolderMaker:
             with contextlib.suppress(EngineDead):
                 await asyncio.shield(self._engine.run(load.drop))
             raise
-        return Parts(load.network, tokenizer, tokenizer.vocab_size)
+        after = await asyncio.to_thread(_stamps, inspected)
+        stamps = before if before == after else None
+        return Parts(load.network, tokenizer, tokenizer.vocab_size, stamps)
 
     async def _run_steps(self, load: NetworkLoad) -> None:
         while not load.is_done:
@@ -237,6 +244,17 @@ class FolderMaker:
             return Inspected(source, verified)
         adapter = verify_adapter(locate_folder(source.adapter_path, self._model_roots).path)
         return Inspected(source, verified, adapter, adapter_bytes(adapter))
+
+
+def _stamps(inspected: Inspected) -> tuple[FileStamp, ...] | None:
+    """Return how the files look that a model is made of; None when one of them is gone."""
+    files = files_read(inspected.verified.path)
+    if inspected.adapter is not None:
+        files += adapter_files(inspected.adapter)
+    try:
+        return stamps_of(files)
+    except OSError:
+        return None
 
 
 class _Release:

@@ -8,7 +8,7 @@ they have any.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import InvalidRequest, MemoryLimit, ModelNotLoaded
 from ..limits import ADDRESS_SPACE_MARGIN_BYTES, MODEL_HANDLE_CHARS
@@ -28,6 +28,10 @@ class Residents:
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
+        self.kept_bytes = 0
+        """What KV caches hold that are kept and could not give way."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when something else is held, or promised to loads."""
         self._by_name: dict[str, LoadedModel] = {}
         self._by_source: dict[Source, LoadedModel] = {}
         self._models: dict[LoadedModel, None] = {}
@@ -75,6 +79,12 @@ class Residents:
         model.used = next(self._uses)
         if model.references > 0:
             self._by_name[model.handle] = model
+        self.changed()
+
+    def changed(self) -> None:
+        """Say that something else is held, or promised."""
+        if self.on_change is not None:
+            self.on_change()
 
     def check_name(self, handle: str, source: Source) -> None:
         """Check that a model of `source` may have a name.
@@ -128,10 +138,12 @@ class Residents:
         """Count a model no longer: its memory is back."""
         model.enter(Stay.GONE)
         del self._models[model]
+        self.changed()
 
     def reserve(self, owner: object, size: int) -> None:
         """Count memory that a load is going to take."""
         self._reserved[owner] = size
+        self.changed()
 
     def has_mapped(self, owner: object, size: int) -> None:
         """Note how much of what was reserved a load has taken already."""
@@ -141,6 +153,12 @@ class Residents:
         """Count it no longer."""
         self._reserved.pop(owner, None)
         self._mapped.pop(owner, None)
+        self.changed()
+
+    @property
+    def left_bytes(self) -> int:
+        """What the budget leaves when models have what they hold and are going to hold."""
+        return self.budget_bytes - self.used_bytes - self.reserved_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -171,7 +189,7 @@ class Residents:
             already; None when it cannot fit.
         """
         promised = self.reserved_bytes + need
-        over = self.used_bytes + promised - self.budget_bytes
+        over = self.used_bytes + self.kept_bytes + promised - self.budget_bytes
         short = 0
         if address_space_left is not None:
             unmapped = promised - sum(self._mapped.values())
@@ -187,7 +205,8 @@ class Residents:
         budget_s = _size(self.budget_bytes)
         held = [_held(model) for model in self._models]
         reserved = self.reserved_bytes
-        is_over = self.used_bytes + reserved + room.total_bytes > self.budget_bytes
+        held_bytes = self.used_bytes + self.kept_bytes
+        is_over = held_bytes + reserved + room.total_bytes > self.budget_bytes
         if is_over:
             limit = f"the budget for models is {budget_s}"
             mend = "raise --model-memory-bytes"
@@ -197,6 +216,8 @@ class Residents:
             mend = "raise the limit (ulimit -v)"
         names = ", ".join(f"{each['model']} {_size(each['bytes'])}" for each in held[:4])
         others = f"; held by {names}" if held else ""
+        if self.kept_bytes:
+            others += f"; pinned sessions hold {_size(self.kept_bytes)}"
         under_way = f"; loads under way take {_size(reserved)}" if reserved else ""
         return MemoryLimit(
             f"{source.source} needs {_size(room.total_bytes)} ({_size(room.weight_bytes)} of "
@@ -207,7 +228,7 @@ class Residents:
             limit="budget" if is_over else "address_space",
             needed_bytes=room.total_bytes,
             budget_bytes=self.budget_bytes,
-            used_bytes=self.used_bytes,
+            used_bytes=held_bytes,
             reserved_bytes=reserved,
             address_space_left_bytes=address_space_left,
             held=held[:_HELD_SHOWN],

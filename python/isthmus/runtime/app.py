@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..engine.blas import Blas
+from ..engine.kv_memory import KvMemory
 from ..engine.thread import EngineThread
 from ..errors import EngineDead, IsthmusError
 from ..faults import Faults, Point
@@ -39,10 +40,21 @@ from .health import LoopLag, resident_bytes
 from .hello import make_hello
 from .instrumented import instrument, make_decoder, make_operations, make_writer
 from .log import log
-from .methods import basic, compatibility, draft, generate, models, resilience, status, text
+from .methods import (
+    basic,
+    compatibility,
+    draft,
+    generate,
+    models,
+    resilience,
+    sessions,
+    status,
+    text,
+)
 from .router import Router
 from .server import Server
 from .services import Services
+from .session_service import KeptMemory, SessionService, SessionSettings
 
 Extend = Callable[[Router, Services], None]
 """Adds methods of a host program's own."""
@@ -95,11 +107,13 @@ class Runtime:
         self._engine.on_turn_end = self._writer.flush
         self._multiplexer = Multiplexer(group.create_task, loop)
         retrier = Retrier()
+        memory = KvMemory(on_evicted=lambda name: self._services.sessions.on_evicted(name))
         models = ModelCache(
             FolderMaker(self._engine, settings.model_roots, retrier, faults),
             CacheSettings(settings.model_memory_bytes, settings.model_idle_timeout_s),
             secrets.token_hex(_TAG_BYTES),
-            self.tell,
+            self._on_model,
+            kept=KeptMemory(self._engine, memory, settings.session_memory_bytes),
         )
         services = Services(
             settings=settings,
@@ -113,6 +127,20 @@ class Runtime:
                 self._on_transition,
                 retrier=retrier,
             ),
+            sessions=SessionService(
+                SessionSettings(
+                    settings.session_dir,
+                    settings.session_disk_bytes,
+                    settings.session_free_disk_bytes,
+                    settings.session_ttl_s,
+                    settings.session_fsync,
+                ),
+                self._engine,
+                models,
+                memory,
+                blas,
+            ),
+            memory=memory,
             faults=faults,
         )
         self._services = services
@@ -160,6 +188,8 @@ class Runtime:
         await self._services.models.close()
         self._lag.stop()
         self._services.text.pool.close()
+        if not self._services.sessions.stop(0.0 if is_alone else self._settings.drain_grace_s):
+            log("warning", "sessions were not all written in time; what is missing is computed")
         # While it imports its libraries it cannot hear us, and it holds nothing worth a wait.
         is_importing = self._engine.health()["state"] == "starting"
         wait_s = 0.0 if is_alone or is_importing else _ENGINE_STOP_S
@@ -173,6 +203,11 @@ class Runtime:
     def tell(self, event: str, payload: dict[str, Any]) -> None:
         """Send an event that belongs to no request."""
         self._writer.send([int(Kind.EVENT), event, payload])
+
+    def _on_model(self, event: str, payload: dict[str, Any]) -> None:
+        if event == "model_evicted":
+            self._services.sessions.on_model_gone(payload["model"])
+        self.tell(event, payload)
 
     def health(self) -> dict[str, Any]:
         """Return the protocol's health (section 2.5)."""
@@ -193,6 +228,7 @@ class Runtime:
             "batches": self._multiplexer.stats(),
             "templates_ended": self._services.text.pool.templates_ended,
             "models": self._services.models.stats(),
+            "sessions": self._services.sessions.stats(),
             **self._services.resilience.stats(),
         }
 
@@ -301,6 +337,7 @@ def _router(services: Services, runtime: Runtime, extend: Extend | None) -> Rout
     models.register(router, services)
     text.register(router, services)
     generate.register(router, services)
+    sessions.register(router, services)
     draft.register(router, services)
     compatibility.register(router, services)
     status.register(router, runtime.health, runtime.stats)

@@ -17,9 +17,11 @@ from ..limits import (
     TOP_LOGPROBS_LIMIT,
 )
 from ..models.load import LoadedModel
+from ..sessions.reference import SessionReference
 from .params import Params
 from .response_format import ResponseFormat, read_response_format
 from .sampling_params import read_sampling
+from .session_params import read_optional_session
 
 _STOP_IDS_LIMIT: Final = 65_536
 
@@ -54,6 +56,7 @@ class GenerateOptions:
     tools: list[Any] | None
     speculation: SpeculationOptions | None
     response_format: ResponseFormat | None
+    session: SessionReference | None
 
 
 def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
@@ -71,6 +74,12 @@ def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
             )
     stop_token_ids = tuple(fields.items("stop_token_ids", int, _STOP_IDS_LIMIT, []))
     model.tokenizer.check(list(stop_token_ids), "stop_token_ids")
+    may_reuse = fields.typed("cache_prompt", bool, True)
+    session = read_optional_session(fields)
+    if session is not None and not may_reuse:
+        raise InvalidRequest(
+            "a session keeps its KV cache; leave `cache_prompt` out", field="cache_prompt"
+        )
     return GenerateOptions(
         sampling=read_sampling(fields, model),
         max_tokens=fields.integer("max_tokens", 1, CONTEXT_LIMIT, None),
@@ -81,10 +90,11 @@ def read_options(fields: Params, model: LoadedModel) -> GenerateOptions:
         is_streamed=fields.typed("stream", bool, True),
         priority=fields.integer("priority", -PRIORITY_LIMIT, PRIORITY_LIMIT, 0),
         may_batch=fields.typed("batch", bool, True),
-        may_reuse=fields.typed("cache_prompt", bool, True),
+        may_reuse=may_reuse,
         tools=_read_tools(fields),
         speculation=_read_speculation(fields),
         response_format=read_response_format(fields),
+        session=session,
     )
 
 

@@ -49,6 +49,8 @@ class Generation:
         """Set when the attempt is over."""
         self.failure: IsthmusError | None = None
         """Set with `done`: how the attempt ended, if not well."""
+        self.load_ms = 0.0
+        """How long reading a session from disk took."""
         self.unchecked: Outcome | None = None
         """Set with `done` when the output is complete and must be checked before it settles."""
         self._engine = engine
@@ -231,8 +233,21 @@ class Generation:
                 "prefill_tokens_per_second": evaluated / prefill_s if prefill_s > 0 else 0.0,
             },
             "seed": self.options.sampling["seed"],
+            "cache": self._cache(outcome, evaluated, prefill_s),
             "batching": outcome.report.get("batching"),
             "speculation": outcome.report.get("speculation"),
             "is_complete": outcome.report.get("is_complete"),
             "tool_calls": outcome.report.get("tool_calls"),
+        }
+
+    def _cache(self, outcome: Outcome, evaluated: int, prefill_s: float) -> dict[str, Any] | None:
+        state = outcome.report.get("cache_state")
+        if state is None:
+            return None
+        return {
+            "state": state,
+            "reused_tokens": outcome.cached_tokens,
+            "prefilled_tokens": evaluated,
+            "load_ms": self.load_ms,
+            "prefill_ms": prefill_s * 1_000,
         }

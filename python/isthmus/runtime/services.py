@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..engine.kv_memory import KvMemory
 from ..engine.thread import EngineThread
 from ..faults import Faults
 from ..models.cache import ModelCache
 from ..multiplex.multiplexer import Multiplexer
 from ..resilience.registry import Resilience
 from ..settings import Settings
+from .session_service import SessionService
 from .text_operations import TextOperations
 
 
@@ -23,4 +25,6 @@ class Services:
     text: TextOperations
     multiplexer: Multiplexer
     resilience: Resilience
+    sessions: SessionService
+    memory: KvMemory
     faults: Faults | None = None

@@ -24,7 +24,7 @@ class BadFile(Exception):
 
 def sign(raw: Bytes, place: int) -> None:
     """Write the checksum into the eight digits at `place`, which are zeros."""
-    digits = f"{zlib.crc32(raw):08x}".encode()
+    digits = f"{zlib.crc32(raw.data):08x}".encode()
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(digits, np.uint8)
 
 
@@ -36,5 +36,5 @@ def check(raw: Bytes, place: int) -> None:
     """
     stated = raw[place : place + CHECKSUM_DIGITS].tobytes()
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(NO_CHECKSUM, np.uint8)
-    if stated != f"{zlib.crc32(raw):08x}".encode():
+    if stated != f"{zlib.crc32(raw.data):08x}".encode():
         raise BadFile("the checksum does not match")

@@ -244,7 +244,7 @@ class SessionDirectory:
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes != len(raw):
                 raise BadFile(f"it has {size_bytes} bytes instead of {len(raw)}")
-            file, left = io.FileIO(descriptor, closefd=False), memoryview(raw)
+            file, left = io.FileIO(descriptor, closefd=False), raw.data
             while left:
                 count = file.readinto(left)
                 if not count:
@@ -279,7 +279,7 @@ def _state_name(key: bytes) -> str:
 
 
 def _write_all(descriptor: int, raw: Bytes) -> None:
-    left = memoryview(raw)
+    left = raw.data
     while left:
         left = left[os.write(descriptor, left) :]
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from .quantise import packed_bytes
+from .reference import FORMATS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,14 +25,6 @@ DTYPES: Final[Mapping[str, tuple[str, str]]] = {
     "bfloat16": ("<u2", "BF16"),
 }
 """Of token layers: numpy's type of their bits, and their name in a safetensors file."""
-
-FORMATS: Final[Mapping[str, tuple[int, int] | None]] = {
-    "native": None,
-    "q8": (8, 8),
-    "k8v4": (8, 4),
-    "q4": (4, 4),
-}
-"""Bits of keys and of values on disk; native ones are written as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +105,11 @@ def stored_tensors(layout: Layout, form: str, tokens: int) -> Iterator[StoredTen
         for name, size, own_bits in sizes:
             shape = (layer.heads, tokens, size)
             yield StoredTensor(
-                f"{number}.{name}", layer.dtype, shape, own_bits, _size(shape, layer.dtype, own_bits)
+                f"{number}.{name}",
+                layer.dtype,
+                shape,
+                own_bits,
+                _size(shape, layer.dtype, own_bits),
             )
 
 

@@ -6,7 +6,6 @@ so that no id is ever part of a path, and the tenant itself is not written anywh
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import orjson
 
 from .checked import BadFile
+from .reference import session_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,3 @@ def read_record(raw: bytes, name: str) -> SessionRecord:
     if record.name != name:
         raise BadFile("it is that of another session")
     return record
-
-
-def scope_of(tenant: str | None) -> str:
-    """Return what stands for a tenant: equal for equal tenants, empty for none."""
-    return "" if tenant is None else hashlib.sha256(b"isthmus-tenant" + tenant.encode()).hexdigest()
-
-
-def session_name(session: str, scope: str) -> str:
-    """Return what a session is called inside the runtime and on disk."""
-    return hashlib.sha256(f"isthmus-session\0{scope}\0{session}".encode()).hexdigest()

@@ -7,11 +7,13 @@ draft model with another vocabulary, a format that cannot be enforced) is an err
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...engine.job import Decoder, Job, Steps, TextOutput
+from ...engine.kv_memory import Ownership
 from ...errors import Cancelled, InvalidRequest, IsthmusError, own_copy
 from ...models.load import LoadedModel
 from ...text.compatibility import compare
@@ -25,6 +27,9 @@ from ..requests import Call
 from ..response_format import ResponseFormat, check_output, compile_format
 from ..router import Router
 from ..services import Services
+
+if TYPE_CHECKING:
+    from ...sessions.turn import Turn
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -69,19 +74,45 @@ class GenerateMethod:
         guard = self._services.resilience.of(model.handle, model.prior_failures).generate
         try:
             with model.lease(), (draft or model).lease():
-                await guard.call(
-                    lambda: self._attempt(
-                        self._job(model, draft, grammar, prompt, max_tokens, generation),
-                        generation,
-                    ),
-                    deadline=generation.call.deadline_at,
-                    measure=_first_token_s,
-                )
+                async with self._turn(model, generation, prompt) as turn:
+                    await guard.call(
+                        lambda: self._attempt(
+                            self._job(model, draft, grammar, prompt, max_tokens, generation, turn),
+                            generation,
+                        ),
+                        deadline=generation.call.deadline_at,
+                        measure=_first_token_s,
+                    )
         except IsthmusError as error:
             if not generation.call.is_settled:
                 generation.fail(own_copy(error))
         if generation.unchecked is not None:
             await self._check(generation)
+
+    @contextlib.asynccontextmanager
+    async def _turn(
+        self, model: LoadedModel, generation: Generation, prompt: list[int]
+    ) -> AsyncIterator[Turn | None]:
+        """Have the session of a generation, with what is on disk of its prompt read; None without
+        a session.
+
+        Raises:
+            SessionBusy: Another call is at work on it.
+            Cancelled: The call was settled meanwhile.
+        """
+        reference = generation.options.session
+        if reference is None:
+            yield None
+            return
+        sessions = self._services.sessions
+        known = await sessions.model(model)
+        async with sessions.manager.turn(reference, known) as turn:
+            if not generation.call.is_settled:
+                await turn.prepare(prompt)
+            if generation.call.is_settled:
+                raise Cancelled("the request was settled before it began", phase="queue")
+            generation.load_ms = turn.load_ms
+            yield turn
 
     async def _attempt(self, job: Job, generation: Generation) -> Job:
         """Run a job to its end, which settles the call unless there may be another attempt.
@@ -91,7 +122,12 @@ class GenerateMethod:
         """
         if generation.call.is_settled:
             raise Cancelled("the request was settled before it was tried again", phase="queue")
-        self._services.engine.submit(job)
+        try:
+            self._services.engine.submit(job)
+        except IsthmusError:
+            if job.on_left is not None:
+                job.on_left(None)
+            raise
         generation.begin(job)
         await generation.done.wait()
         if generation.failure is not None:
@@ -156,8 +192,10 @@ class GenerateMethod:
         prompt: list[int],
         max_tokens: int,
         generation: Generation,
+        turn: Turn | None,
     ) -> Job:
         options, settings = generation.options, self._services.settings
+        memory = self._services.memory
         networks = model.network, None if draft is None else draft.network
         is_fp32 = model.verified.quantization is None and model.verified.dtype == "float32"
 
@@ -174,6 +212,7 @@ class GenerateMethod:
                     is_fp32,
                     settings.prefill_chunk_tokens,
                     settings.prompt_cache_bytes,
+                    memory,
                 ),
             )
             plan = Plan(
@@ -183,6 +222,7 @@ class GenerateMethod:
                 None if grammar is None else grammar.start(),
                 options.may_batch,
                 options.may_reuse,
+                *(() if turn is None else (_ownership(turn), turn.restored)),
             )
             steps = decoder.open(plan, _speculation(model, draft, networks[1], options))
             return decoder, steps, _text_output(model, options)
@@ -205,6 +245,7 @@ class GenerateMethod:
             granted=generation.granted,
             model=model.handle,
             priority=options.priority,
+            on_left=None if turn is None else turn.begin(),
         )
 
 
@@ -223,6 +264,12 @@ async def _once(
         if isinstance(error, IsthmusError):
             raise own_copy(error) from None
         raise
+
+
+def _ownership(turn: Turn) -> Ownership:
+    """Return whose the KV cache of a session's generation is."""
+    session = turn.session
+    return Ownership(session.hot_scope, session.record.name, session.record.pin)
 
 
 def _first_token_s(job: Job) -> float:

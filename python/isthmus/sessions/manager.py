@@ -1,0 +1,345 @@
+"""Sessions as a runtime has them: opened, worked on one call at a time, saved, evicted, forked.
+
+Memory belongs to the engine, the disk to the worker's thread; here is who may do what, and in which
+order. Nothing here fails a generation for what is wrong with the disk. Lives on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from ..errors import InvalidRequest, SessionBusy
+from ..limits import SESSION_SWEEP_S, SESSIONS_KNOWN_LIMIT
+from .known import KnownSession
+from .record import SessionRecord
+from .reference import SessionReference
+from .store import Saved, SessionStore
+from .turn import SessionEngine, SessionModel, Turn, TurnParts, save
+from .worker import Urgency, Worker
+
+NOT_SAVED: Final = "nothing of it is kept on disk"
+
+
+class SessionManager:
+    """All sessions of a runtime.
+
+    Args:
+        store: What is on disk; touched by the worker's thread alone.
+        worker: That thread.
+        engine: What is in memory.
+        wall_clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        worker: Worker,
+        engine: SessionEngine,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._engine = engine
+        self._wall_clock = wall_clock
+        self._parts = TurnParts(store, worker, engine)
+        self._known: dict[str, KnownSession] = {}
+        self._used_at: dict[str, float] = {}
+        self._models: dict[str, SessionModel] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look at the disk, and begin to take calls."""
+        self._worker.start()
+        self._worker.submit(Urgency.RESTORE, self._store.open)
+        self._sweep_later()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Have what was queued written, for so long; return whether it was."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._worker.submit(Urgency.SAVE, self._store.close)
+        return self._worker.stop(timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, reference: SessionReference, model: SessionModel) -> AsyncIterator[Turn]:
+        """Have a session for a generation, as soon as nobody else has it.
+
+        Raises:
+            SessionBusy: Somebody has, and the call does not want to wait.
+        """
+        async with self._session(reference, is_used=True) as session:
+            self._models[model.handle] = model
+            self._engine.protect(reference.name, True)
+            turn = Turn(session, model, self._parts, self._hot)
+            try:
+                yield turn
+            finally:
+                try:
+                    await turn.end()
+                finally:
+                    self._engine.protect(reference.name, False)
+
+    async def open(self, reference: SessionReference) -> dict[str, Any]:
+        """Begin a session, or say how it is; return the protocol's session info."""
+        async with self._session(reference, is_used=True) as session:
+            before = await self._manage(lambda: self._store.get(reference.name))
+            if before is None or (before.kv, before.pin) != (session.record.kv, session.record.pin):
+                await self._manage(lambda: self._put(session.record, before))
+            return await self._info(session)
+
+    async def save(self, reference: SessionReference) -> dict[str, Any]:
+        """Wait until all of a session is on disk."""
+        async with self._session(reference) as session:
+            saved = await self._save(session)
+            return {
+                "saved": saved.reason is None,
+                "tokens": saved.tokens,
+                "written_bytes": saved.written_bytes,
+                "reason": saved.reason,
+            }
+
+    async def evict(self, reference: SessionReference) -> dict[str, Any]:
+        """Save a session and let it leave memory; it stays where it cannot be saved."""
+        async with self._session(reference) as session:
+            is_hot = len(session.hot) > 0
+            if not is_hot or (await self._save(session)).reason is not None:
+                return {"evicted": False, "freed_bytes": 0}
+            freed = await self._engine.evict(reference.name)
+            session.is_now_cold()
+            return {"evicted": True, "freed_bytes": freed}
+
+    async def fork(self, reference: SessionReference, to: SessionReference) -> dict[str, Any]:
+        """Begin another session where this one is.
+
+        Raises:
+            InvalidRequest: The other one exists.
+        """
+        if to.name == reference.name:
+            raise _exists(to)
+        # In one order whoever asks, so that no two forks wait for each other.
+        first, second = sorted((reference, to), key=lambda each: each.name)
+        async with self._session(first) as one, self._session(second) as two:
+            session, other = (one, two) if first is reference else (two, one)
+            exists = await self._manage(lambda: self._store.get(to.name)) is not None
+            if exists or to.name in self._used_at:
+                raise _exists(to)
+            await self._finish_saving(session)
+            other.record = replace(session.record, id=to.id)
+            await self._manage(lambda: self._copy(reference.name, other.record))
+            if len(session.hot):
+                nbytes = await self._engine.fork(reference.name, to.name)
+                if nbytes:
+                    other.is_now_hot(session.hot, session.hot_model, nbytes)
+                other.is_unsaved, other.problem = session.is_unsaved, session.problem
+            self._used_at[to.name] = self._wall_clock()
+            return await self._info(other)
+
+    async def truncate(self, reference: SessionReference, tokens: int) -> dict[str, Any]:
+        """Forget all of a session but its first tokens."""
+        async with self._session(reference) as session:
+            await self._finish_saving(session)
+            if len(session.hot) > tokens:
+                left = await self._engine.truncate(reference.name, tokens)
+                if left:
+                    session.hot = session.hot[:left]
+                else:
+                    session.is_now_cold()
+            await self._manage(lambda: self._store.truncate(reference.name, tokens))
+            return await self._info(session)
+
+    async def delete(self, reference: SessionReference) -> bool:
+        """Forget a session; return whether there was one."""
+        name = reference.name
+        was_known = name in self._used_at
+        async with self._session(reference) as session:
+            await self._finish_saving(session)
+            await self._engine.evict(name)
+            session.is_now_cold()
+            session.is_unsaved, session.problem = False, None
+            session.record = SessionRecord(reference.id, reference.scope)
+            was_on_disk = await self._manage(lambda: self._store.delete(name))
+            self._used_at.pop(name, None)
+        if session.is_idle:
+            self._known.pop(name, None)
+        return was_known or was_on_disk
+
+    async def infos(self, scope: str) -> list[dict[str, Any]]:
+        """Return the info of all sessions of a tenant, the latest used first."""
+        on_disk = await self._manage(lambda: self._records(scope))
+        infos: dict[str, dict[str, Any]] = {}
+        for record, tokens, disk_bytes in on_disk:
+            session = self._known.get(record.name) or KnownSession(record)
+            used_at = self._used_at.get(record.name, record.used_at)
+            infos[record.name] = session.info(tokens, disk_bytes, used_at)
+        for name, session in self._known.items():
+            if session.record.scope == scope and name not in infos and name in self._used_at:
+                infos[name] = session.info(0, 0, self._used_at[name])
+        return sorted(infos.values(), key=lambda info: -float(info["used_at"]))
+
+    def stats(self, held_bytes: int, limit_bytes: int) -> dict[str, Any]:
+        """Return the protocol's `session_stats` (section 3.4).
+
+        Args:
+            held_bytes: What kept caches take in memory.
+            limit_bytes: What they may take.
+        """
+        store = self._store.stats()
+        return {
+            **store,
+            "sessions": len(self._known.keys() | self._store.sessions.keys()),
+            "hot": len(self._hot()),
+            "hot_bytes": held_bytes,
+            "hot_limit_bytes": limit_bytes,
+            "dropped_saves": self._store.counts["dropped_saves"],
+        }
+
+    def on_evicted(self, name: str) -> None:
+        """A session's cache made room for others in memory."""
+        session = self._known.get(name)
+        if session is not None:
+            session.is_now_cold()
+
+    def on_model_gone(self, handle: str) -> None:
+        """A model has left memory, and the caches of its sessions with it."""
+        self._models.pop(handle, None)
+        for session in self._known.values():
+            if session.hot_model == handle:
+                session.is_now_cold()
+
+    @contextlib.asynccontextmanager
+    async def _session(
+        self, reference: SessionReference, is_used: bool = False
+    ) -> AsyncIterator[KnownSession]:
+        """Have a session, alone, as it is asked for."""
+        session = self._known.get(reference.name)
+        if session is None:
+            session = KnownSession(SessionRecord(reference.id, reference.scope))
+            self._known[reference.name] = session
+        if session.waiting and not reference.waits:
+            raise SessionBusy(
+                f"another call is at work on the session {reference.id!r}; wait for it, or ask "
+                "with when_busy: queue"
+            )
+        session.waiting += 1
+        try:
+            async with session.working:
+                await self._read(session, reference)
+                if is_used:
+                    self._used_at[reference.name] = self._wall_clock()
+                yield session
+        finally:
+            session.waiting -= 1
+            self._forget_some()
+
+    async def _read(self, session: KnownSession, reference: SessionReference) -> None:
+        """Learn what the disk knows of a session, once, and take the options of a call."""
+        if not session.is_read:
+            found = await self._manage(lambda: self._store.get(reference.name))
+            session.is_read = True
+            session.record = found or session.record
+        record = session.record
+        kv = record.kv if reference.kv is None else reference.kv
+        pin = record.pin if reference.pin is None else reference.pin
+        if kv != record.kv and (len(session.hot) or session.saving is not None):
+            # What is hot may have been read from a format that is not exact.
+            await self._finish_saving(session)
+            await self._engine.evict(reference.name)
+            session.is_now_cold()
+            session.is_unsaved, session.problem = False, None
+        session.record = replace(record, kv=kv, pin=pin)
+
+    async def _save(self, session: KnownSession) -> Saved:
+        """Have everything written that is not; return how that went."""
+        saved = await self._finish_saving(session)
+        if session.is_unsaved and len(session.hot):
+            evaluated = await self._engine.snapshot(session.record.name)
+            model = self._models.get(session.hot_model)
+            if evaluated is not None and model is not None:
+                family = model.family(session.record.scope, session.record.kv)
+                save(session, family, evaluated, self._parts)
+                saved = await self._finish_saving(session)
+        if saved is not None:
+            return saved
+        record = await self._manage(lambda: self._store.get(session.record.name))
+        tokens = 0 if record is None else await self._manage(lambda: self._kept(record))
+        reason = session.problem if session.is_unsaved else None
+        return Saved(tokens, 0, reason or (NOT_SAVED if tokens < len(session.hot) else None))
+
+    async def _finish_saving(self, session: KnownSession) -> Saved | None:
+        """Wait for the save under way, if there is one; return how it went."""
+        saved = None
+        while session.saving is not None:
+            saving = session.saving
+            await asyncio.wait({saving})
+            failed = saving.cancelled() or saving.exception() is not None
+            saved = Saved(0, 0, "writing failed") if failed else saving.result()
+            # Its own callback comes after this one's.
+            await asyncio.sleep(0)
+        return saved
+
+    async def _info(self, session: KnownSession) -> dict[str, Any]:
+        name = session.record.name
+
+        def look() -> tuple[int, int, float]:
+            record = self._store.get(name)
+            if record is None:
+                return 0, 0, self._wall_clock()
+            tokens = self._store.kept_tokens(record)
+            return tokens, self._store.disk_bytes(record), record.used_at
+
+        tokens, disk_bytes, used_at = await self._manage(look)
+        info = session.info(tokens, disk_bytes, self._used_at.get(name, used_at))
+        # The call that asks is no other.
+        info["busy"] = session.waiting > 1
+        return info
+
+    async def _manage(self, work: Callable[[], Any]) -> Any:
+        return await self._worker.submit(Urgency.MANAGE, work)
+
+    def _put(self, record: SessionRecord, before: SessionRecord | None) -> None:
+        """Have a session on disk, with the options it has now; on the worker's thread."""
+        ends = before or record
+        self._store.put(replace(record, root=ends.root, tip=ends.tip, tokens=ends.tokens))
+
+    def _copy(self, name: str, record: SessionRecord) -> None:
+        """Let another session end where one does; on the worker's thread."""
+        self._put(record, self._store.get(name))
+
+    def _kept(self, record: SessionRecord) -> int:
+        return self._store.kept_tokens(record)
+
+    def _records(self, scope: str) -> list[tuple[SessionRecord, int, int]]:
+        return [
+            (record, self._store.kept_tokens(record), self._store.disk_bytes(record))
+            for record in self._store.sessions.values()
+            if record.scope == scope
+        ]
+
+    def _hot(self) -> list[KnownSession]:
+        return [session for session in self._known.values() if len(session.hot)]
+
+    def _forget_some(self) -> None:
+        if len(self._known) <= SESSIONS_KNOWN_LIMIT:
+            return
+        for name, session in list(self._known.items()):
+            if session.is_idle:
+                del self._known[name]
+                self._used_at.pop(name, None)
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.call_later(SESSION_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._worker.submit(Urgency.SAVE, self._store.expire)
+        self._sweep_later()
+
+
+def _exists(to: SessionReference) -> InvalidRequest:
+    return InvalidRequest(
+        f"there is a session {to.id!r} already; delete it, or choose another id", field="to"
+    )
