@@ -145,7 +145,7 @@ SESSION_TENANT_CHARS: Final = 1_024
 """Longest tenant: room for a token of whatever kind."""
 
 SESSION_DISK_BYTES: Final = 16 * 1024**3
-"""What sessions may take on disk: 4,000 conversations of 512 tokens of a model of 8 G parameters."""
+"""What sessions may take on disk: 130,000 tokens of a model with 128 KiB of KV cache a token."""
 
 SESSION_FREE_DISK_BYTES: Final = 1024**3
 """What sessions leave free of the disk: other programs misbehave when it is full."""

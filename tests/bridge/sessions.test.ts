@@ -5,6 +5,7 @@ import { Model } from '../../bridge/src/model.js';
 import { modelInfo } from '../../bridge/src/model-info.js';
 import type { Session } from '../../bridge/src/session.js';
 import { type OpenSessionOptions, Sessions } from '../../bridge/src/sessions.js';
+import type { WireMap } from '../../bridge/src/wire/decoder.js';
 import { FakeRuntime, failure, type Message } from './support.js';
 
 const INFO = {
@@ -312,9 +313,11 @@ describe('a call that is refused', () => {
 });
 
 describe('when the process ends, a session', () => {
+  const methods = (messages: Message[]) => messages.map(([, , method]) => method);
+
   /** A session in a process that ended, and the next process. */
-  async function restarted() {
-    const runtime = new FakeRuntime();
+  async function restarted(limits: WireMap = {}) {
+    const runtime = new FakeRuntime({ limits });
     const loading = load(runtime.connection, 'source', {}, 256);
     runtime.send([2, (await runtime.received())[0]?.[1], { model: 'm1' }]);
     const model = await loading;
@@ -353,7 +356,7 @@ describe('when the process ends, a session', () => {
       session.delete(),
     ];
     const messages = await runtime.received();
-    expect(messages.map(([, , method]) => method)).toEqual([
+    expect(methods(messages)).toEqual([
       'save_session',
       'evict_session',
       'fork_session',
@@ -362,6 +365,71 @@ describe('when the process ends, a session', () => {
     ]);
     for (const [, id] of messages) runtime.send([2, id, INFO]);
     await Promise.all(calls);
+  });
+
+  test.each([256, 1])('keeps the order of its calls, with room for %s', async (inFlight) => {
+    const { runtime, session } = await restarted({ in_flight: inFlight });
+    const generation = session.generate({ prompt: 'hi' });
+    const calls = [session.truncate(8), session.delete()];
+    const [loading, ...none] = await runtime.received();
+    expect([loading?.[2], none]).toEqual(['load_model', []]);
+    runtime.send([2, loading?.[1], { model: 'm1' }]);
+    const order: unknown[] = [];
+    for (let messages = await runtime.received(); messages.length > 0; ) {
+      order.push(...methods(messages));
+      runtime.send(
+        ...messages.map(([, id, method]) =>
+          method === 'generate' ? [5, id, { finish_reason: 'stop' }] : [2, id, INFO],
+        ),
+      );
+      messages = await runtime.received();
+    }
+    expect(order).toEqual(['generate', 'truncate_session', 'delete_session']);
+    await Promise.all([generation, ...calls]);
+  });
+
+  test('lets others overtake: of another name, of another tenant, of no session', async () => {
+    const { runtime, session } = await restarted();
+    const sessions = new Sessions(runtime.connection);
+    session.generate({ prompt: 'hi' });
+    void sessions.delete('chat');
+    void sessions.delete('other', { tenant: 'alice' });
+    void sessions.stats();
+    expect(methods(await runtime.received())).toEqual([
+      ...['load_model', 'delete_session', 'delete_session', 'session_stats'],
+    ]);
+  });
+
+  test('whose model cannot be loaded again goes on with the calls behind', async () => {
+    const { runtime, session } = await restarted();
+    const generation = failure(session.generate({ prompt: 'hi' }));
+    const deleting = session.delete();
+    const [loading] = await runtime.received();
+    runtime.send([3, loading?.[1], { code: 'MEMORY_LIMIT', message: 'no' }]);
+    expect((await generation).code).toBe('MEMORY_LIMIT');
+    const [message] = await runtime.received();
+    expect(message?.[2]).toBe('delete_session');
+    runtime.send([2, message?.[1], { deleted: true }]);
+    expect(await deleting).toBe(true);
+  });
+
+  test('whose generation was not yet written keeps its order, too', async () => {
+    const { runtime, session } = await restarted({ in_flight: 1 });
+    const waiting = runtime.connection.call('echo', {}, (value) => value);
+    const generation = session.generate({ prompt: 'hi' });
+    const deleting = session.delete();
+    runtime.send([2, (await runtime.received())[0]?.[1], null]);
+    await waiting;
+    const [loading, ...none] = await runtime.received();
+    expect([loading?.[2], none]).toEqual(['load_model', []]);
+    runtime.send([2, loading?.[1], { model: 'm1' }]);
+    const [message, ...more] = await runtime.received();
+    expect([message?.[2], more]).toEqual(['generate', []]);
+    runtime.send([5, message?.[1], { finish_reason: 'stop' }]);
+    await generation;
+    const [last] = await runtime.received();
+    runtime.send([2, last?.[1], { deleted: true }]);
+    expect([last?.[2], await deleting]).toEqual(['delete_session', true]);
   });
 
   test('that was being generated from, and had no token yet, goes on in the next one', async () => {
@@ -376,10 +444,10 @@ describe('when the process ends, a session', () => {
     expect((await generation).finishReason).toBe('stop');
   });
 
-  test('that was being forked or deleted is not asked again', async () => {
+  test('that was being forked, truncated or deleted is not asked again', async () => {
     const { open, runtime } = setUp();
     const session = await open();
-    const calls = [failure(session.fork('other')), failure(session.delete())];
+    const calls = [session.fork('other'), session.truncate(8), session.delete()].map(failure);
     await runtime.received();
     runtime.die();
     runtime.revive();

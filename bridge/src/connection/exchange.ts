@@ -1,11 +1,11 @@
 /**
  * Requests from when they are made to their settlement, over whatever processes come and go.
  *
- * A request leaves at once when the runtime has room for it and every model that it names is loaded
- * there; else it waits here, encoded and counted, with its deadline and its signal. When a process
- * ends, `detach` decides for each request whether the next process gets it (`replay.ts`); those
- * keep their ids and their order. Each request settles exactly once. Knows no processes and no
- * promises.
+ * A request leaves at once when the runtime has room for it, every model that it names is loaded
+ * there, and no call of its session waits for its model; else it waits here, encoded and counted,
+ * with its deadline and its signal. When a process ends, `detach` decides for each request whether
+ * the next process gets it (`replay.ts`); those keep their ids and their order. Each request settles
+ * exactly once. Knows no processes and no promises.
  */
 
 import type { Writable } from 'node:stream';
@@ -17,12 +17,13 @@ import { Deadlines } from './deadlines.js';
 import { aborted, expired, type ProcessEnd } from './events.js';
 import type { PeerLimits } from './hello.js';
 import { asIsthmusError } from './inbox.js';
-import { handlesOf, type ModelRegistry } from './model-registry.js';
+import { handlesOf, type ModelRegistry, type Verdict } from './model-registry.js';
 import { Outbox, type OutboxLimits } from './outbox.js';
 import { isRepeatable, RetryBudget, RUNS_MODEL } from './replay.js';
 import {
   type AbortHandler,
   type CallOptions,
+  isSameSession,
   type Params,
   Phase,
   type Request,
@@ -102,12 +103,20 @@ export class Exchange implements AbortHandler {
     this.begin();
   }
 
-  /** Whether a model that the request names must be loaded first; while there is no room that is
-   * asked later. */
+  /** Whether the request waits for more than room; while there is no room that is asked later. */
   #mustWait(params: Params): boolean {
-    const verdict = this.requests.hasRoom ? this.#models.look(params) : 'go';
+    const verdict = this.requests.hasRoom ? this.#look(params) : 'go';
     if (verdict instanceof IsthmusError) throw verdict;
     return verdict === 'wait';
+  }
+
+  /** What a request must do: wait for a model that it names, or behind a call of its session that
+   * is held. */
+  #look(params: Params, held?: readonly Request[]): Verdict {
+    const verdict = this.#models.look(params);
+    if (verdict !== 'go' || params.session === undefined) return verdict;
+    const others = held ?? this.requests.held;
+    return others.some((other) => isSameSession(params, other.params)) ? 'wait' : 'go';
   }
 
   #write(request: Request, deadlineMs: number | undefined, isHeld: boolean): void {
@@ -191,7 +200,7 @@ export class Exchange implements AbortHandler {
   }
 
   #sendWaiting(request: Request): void {
-    const verdict = this.#models.isFresh ? 'go' : this.#models.look(request.params);
+    const verdict = this.#models.isFresh ? 'go' : this.#look(request.params);
     if (verdict === 'wait') return this.requests.hold(request);
     if (verdict instanceof IsthmusError) return this.abandon(request, verdict);
     if (request.deadlineAt !== 0) return this.#sendInTime(request);
@@ -225,12 +234,14 @@ export class Exchange implements AbortHandler {
   recheck(): void {
     const failures = this.#models.takeFailures();
     const ready: Request[] = [];
+    const held: Request[] = [];
     for (const request of this.requests.held) {
       const failed = handlesOf(request.params).find((handle) => failures.has(handle));
       const error = failed === undefined ? undefined : failures.get(failed);
-      const verdict = error === undefined ? this.#models.look(request.params) : copyError(error);
+      const verdict = error === undefined ? this.#look(request.params, held) : copyError(error);
       if (verdict === 'go') ready.push(request);
-      else if (verdict !== 'wait') this.abandon(request, verdict);
+      else if (verdict === 'wait') held.push(request);
+      else this.abandon(request, verdict);
     }
     this.requests.release(ready);
     this.admit();

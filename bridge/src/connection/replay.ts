@@ -24,8 +24,7 @@ export const IDEMPOTENT: ReadonlySet<string> = new Set([
   ...['check_draft', 'batch_check_draft', 'check_draft_compatibility'],
   ...['list_models', 'model_info', 'health', 'stats'],
   ...['echo', 'stream_echo', 'generate'],
-  ...['open_session', 'save_session', 'evict_session', 'truncate_session'],
-  ...['list_sessions', 'session_stats'],
+  ...['open_session', 'save_session', 'evict_session', 'list_sessions', 'session_stats'],
 ]);
 
 /** Methods that run the model: a process that ends while one is in flight may have ended by it. */

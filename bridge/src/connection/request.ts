@@ -37,6 +37,13 @@ export type Params = Readonly<Record<string, unknown>>;
 
 const NO_PARAMS: Params = Object.freeze({});
 
+/** Whether two calls name the same session: neither may overtake the other. */
+export function isSameSession(one: Params, other: Params): boolean {
+  const [session, another] = [one.session, other.session] as (Params | null | undefined)[];
+  if (session === undefined || another === undefined) return false;
+  return session?.id === another?.id && session?.tenant === another?.tenant;
+}
+
 export abstract class Request {
   id = 0;
   method = '';

@@ -2,8 +2,8 @@
 
 mlx-lm's caches are read and made here, and nowhere else. Numbers are handed out as numpy views of
 arrays that mlx does not write any more: whoever goes on with a cache while a view of it is alive
-writes into a copy, made by mlx. A kind of cache that is not known here has no layout, and is kept in
-memory only. Called on the engine thread only.
+writes into a copy, made by mlx. A kind of cache that is not known here has no layout, and is kept
+in memory only. Called on the engine thread only.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ def leaves(cache: Sequence[Any]) -> list[Any]:
 
 
 def layout_of(network: Any) -> Layout | None:
-    """Return what a model's caches look like; None when a kind of them is unknown."""
-    cache = make_prompt_cache(network)
-    # Only the shape of the computation is made, nothing is evaluated.
-    network(mx.array([[0]]), cache=cache)
-    layers = [_layer_of(leaf) for leaf in leaves(cache)]
+    """Return what a model's caches look like; None when a kind of them is unknown, or they cannot
+    be looked at."""
+    try:
+        cache = make_prompt_cache(network)
+        # Only the shape of the computation is made, nothing is evaluated.
+        network(mx.array([[0]]), cache=cache)
+        layers = [_layer_of(leaf) for leaf in leaves(cache)]
+    except Exception:  # of a model's own code, which need not be made for this
+        return None
     known = [layer for layer in layers if layer is not None]
     return Layout(tuple(known)) if known and len(known) == len(layers) else None
 

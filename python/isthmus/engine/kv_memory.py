@@ -1,8 +1,8 @@
 """Whose a kept cache is, and what those of all models may take together.
 
-The limit follows the memory budget: what models need, kept caches give back, the least recently used
-first. Knows no mlx; what a cache is, `kept_caches` knows. Called on the engine thread, but for what
-is said to be the event loop's.
+The limit follows the memory budget: what models need, kept caches give back, the least recently
+used first. Knows no mlx; what a cache is, `kept_caches` knows. Called on the engine thread, but for
+what is said to be the event loop's.
 """
 
 from __future__ import annotations

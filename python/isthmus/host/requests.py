@@ -21,8 +21,7 @@ IDEMPOTENT: Final = frozenset(
         *(f"batch_{method}" for method in _SINGLE),
         *("echo", "stream_echo", "generate", "check_draft_compatibility"),
         *("list_models", "model_info", "health", "stats"),
-        *("open_session", "save_session", "evict_session", "truncate_session"),
-        *("list_sessions", "session_stats"),
+        *("open_session", "save_session", "evict_session", "list_sessions", "session_stats"),
     )
 )
 """Methods that may be repeated while nothing of their answer was delivered."""

@@ -198,11 +198,11 @@ class FolderMaker:
         def on_step(stage: str, done: int, total: int, unit: str) -> None:
             loop.call_soon_threadsafe(tell, stage, done, total, unit)
 
-        before = await asyncio.to_thread(_stamps, inspected)
         load = NetworkLoad(
             verified.path, inspected.adapter, inspected.source.trust_remote_code, on_step
         )
         try:
+            before = await asyncio.to_thread(_stamps, inspected)
             _, wrapper = await _both(
                 self._run_steps(load),
                 asyncio.to_thread(
@@ -210,11 +210,11 @@ class FolderMaker:
                 ),
             )
             tokenizer = await asyncio.to_thread(TextTokenizer, wrapper, load.vocab_size)
+            after = await asyncio.to_thread(_stamps, inspected)
         except BaseException:
             with contextlib.suppress(EngineDead):
                 await asyncio.shield(self._engine.run(load.drop))
             raise
-        after = await asyncio.to_thread(_stamps, inspected)
         stamps = before if before == after else None
         return Parts(load.network, tokenizer, tokenizer.vocab_size, stamps)
 

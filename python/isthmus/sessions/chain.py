@@ -1,10 +1,10 @@
 """Names of the beginnings of texts: a chain of SHA-256 over their token ids.
 
 A key stands for all tokens from the first to the last, not for a place in a conversation, so that
-whoever begins alike finds the same. The chain begins with a root, in which everything is hashed that
-decides what an evaluated token looks like: the model, its tokenizer, the format, and the tenant. Two
-roots share no key. Tokens are hashed in chunks of `CHUNK_TOKENS`; a beginning that ends inside a
-chunk has a key, too. Pure: no file, no clock.
+whoever begins alike finds the same. The chain begins with a root, in which everything is hashed
+that decides what an evaluated token looks like: the model, its tokenizer, the format, the tenant.
+Two roots share no key. Tokens are hashed in chunks of `CHUNK_TOKENS`; a beginning that ends inside
+a chunk has a key, too. Pure: no file, no clock.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 All files that mlx-lm reads of the folder and of the adapter, by their content; the versions of the
 libraries; the device. Hashing gigabytes takes seconds, so that digests are remembered by a file's
-device, inode, size and times of change, none of which stays as it is when a file is written. A model
-whose files changed after they were loaded has no fingerprint: what is in memory cannot be told any
-more.
+device, inode, size and times of change, not all of which stay as they are when a file is written. A
+model whose files changed after they were loaded has no fingerprint: what is in memory cannot be
+told any more.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """One call's work on a session: find what is kept, read it, and keep what became of it.
 
-The work lies between two others: before, while the session is this call's alone, what is on disk and
-not in memory is read into memory that the engine made; afterwards, when the engine has let go of the
-generation, its cache is the session's, and a save is queued. Neither keeps an answer waiting but for
-reading, and that for a bounded time. What goes wrong with the disk is counted, and the prompt is
-evaluated. Lives on the event loop.
+The work lies between two others: before, while the session is this call's alone, what is on disk
+and not in memory is read into memory that the engine made; afterwards, when the engine has let go
+of the generation, its cache is the session's, and a save is queued. Neither keeps an answer waiting
+but for reading, and that for a bounded time. What goes wrong with the disk is counted, and the
+prompt is evaluated. Lives on the event loop.
 """
 
 from __future__ import annotations

@@ -15,14 +15,13 @@ describe('a request that was written', () => {
 
   test.each([
     ...['load_model', 'unload_model', 'set_circuit', 'inject_fault'],
-    ...['fork_session', 'delete_session', 'a method of tomorrow'],
+    ...['fork_session', 'truncate_session', 'delete_session', 'a method of tomorrow'],
   ])('is not repeated when it is %s', (method) => {
     expect(isRepeatable(request(method))).toBe(false);
   });
 
   test.each([
-    ...['open_session', 'save_session', 'evict_session', 'truncate_session'],
-    ...['list_sessions', 'session_stats'],
+    ...['open_session', 'save_session', 'evict_session', 'list_sessions', 'session_stats'],
   ])('of sessions may be repeated when it is %s', (method) => {
     expect(isRepeatable(request(method))).toBe(true);
   });

@@ -283,7 +283,6 @@ def test_the_counters_of_sessions_come_as_they_are(bench: KeptBench) -> None:
         "open_session",
         "save_session",
         "evict_session",
-        "truncate_session",
         "list_sessions",
         "session_stats",
     ],
@@ -297,8 +296,10 @@ def test_what_may_run_twice_is_sent_to_the_next_process(bench: KeptBench, method
     assert call.result() == {}
 
 
-@pytest.mark.parametrize("call", [lambda s: s.fork("other"), lambda s: s.delete()])
-def test_a_fork_and_a_delete_are_not_repeated(
+@pytest.mark.parametrize(
+    "call", [lambda s: s.fork("other"), lambda s: s.truncate(5), lambda s: s.delete()]
+)
+def test_what_a_late_repeat_could_harm_is_not_repeated(
     bench: KeptBench, call: Callable[[host.Session], Coroutine[Any, Any, Any]]
 ) -> None:
     session = open_session(bench)

@@ -100,7 +100,13 @@ class LoopEngine:
 
     def _turn(self) -> None:
         self._is_due = False
-        self._jobs = [job for job in self._jobs if not job.is_cancelled and not self._step(job)]
+        going: list[Job] = []
+        for job in self._jobs:
+            if not job.is_cancelled and not self._step(job):
+                going.append(job)
+            elif job.on_left is not None:
+                job.on_left(None)
+        self._jobs = going
         while self._turn_ends:
             self._turn_ends.pop(0)()
         if self.on_turn_end is not None:

@@ -97,6 +97,16 @@ DRAFT: Final = {
     ),
 }
 
+SESSION: Final = st.fixed_dictionaries(
+    {"id": st.sampled_from(["a", "b", "A", "../a", "", "..", "a\0"])},
+    optional={
+        "tenant": st.sampled_from(["one", "two", ""]),
+        "kv": st.sampled_from(["native", "q8", "k8v4", "q4", "q2"]),
+        "pin": FLAG,
+        "when_busy": st.sampled_from(["queue", "fail", "wait"]),
+    },
+)
+
 PARAMS: Final[dict[str, dict[str, Values]]] = {
     "echo": {"data": WRONG},
     "stream_echo": {"count": st.integers(0, 600), "data": WRONG},
@@ -163,7 +173,16 @@ PARAMS: Final[dict[str, dict[str, Values]]] = {
             },
         ),
         "response_format": FORMATS,
+        "session": SESSION,
     },
+    "open_session": {"model": HANDLE, "session": SESSION},
+    "save_session": {"session": SESSION},
+    "evict_session": {"session": SESSION},
+    "fork_session": {"session": SESSION, "to": st.sampled_from(["a", "b", "c", "", "/"])},
+    "truncate_session": {"session": SESSION, "tokens": st.integers(-1, 40)},
+    "delete_session": {"session": SESSION},
+    "list_sessions": {"tenant": st.sampled_from(["one", "two", ""])},
+    "session_stats": {},
     "check_draft": {"model": HANDLE, **DRAFT},
     "batch_check_draft": {
         "model": HANDLE,
@@ -196,7 +215,11 @@ NEEDED: Final = {
 }
 """In how many of a hundred requests a key is there; others are rarer, so that many are served."""
 ALWAYS: Final = frozenset(
-    (("detokenize", "ids"), ("batch_detokenize", "ids"), ("apply_chat_template", "messages"))
+    (
+        *(("detokenize", "ids"), ("batch_detokenize", "ids"), ("apply_chat_template", "messages")),
+        *(("fork_session", "to"), ("truncate_session", "tokens")),
+        *((method, "session") for method in PARAMS if method.endswith("_session")),
+    )
 )
 RARE: Final = 10
 WRONG_SHARE: Final = 3
