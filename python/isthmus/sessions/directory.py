@@ -8,7 +8,7 @@
 
 Every name is made of hashes and numbers, so that nothing a user says is part of a path. A file is
 written under another name and put in its place; what a killed writer left is removed by the next.
-Nothing is followed that is a link. Knows no format.
+Nothing is followed that is a link, and no file is touched that has another name. Knows no format.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Final
 
 import numpy as np
 
+from .chain import CHUNK_TOKENS, boundary_before
 from .checked import BadFile, Bytes
 from .chunkfile import FORMAT_VERSION, Piece
 
@@ -35,10 +36,13 @@ _STATE: Final = re.compile(r"([0-9a-f]{64})\.state\.safetensors")
 _SESSION: Final = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY: Final = ".new-"
 _DAMAGED_KEPT: Final = 16
-"""Damaged files that are put aside; further ones are deleted."""
+"""Damaged files that are put aside; further ones are deleted, and all of them to make room."""
 
 _RECORD_LIMIT_BYTES: Final = 64 * 1024
 _NOT_FOLLOWED: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOT_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+"""Opening a pipe would otherwise wait for who writes it; files do not care."""
+
 _BINARY: Final = getattr(os, "O_BINARY", 0)
 
 
@@ -59,10 +63,14 @@ class SessionDirectory:
     Args:
         path: The folder; it is made when it is not there.
         is_synced: Whether a write returns only when the disk has it.
+
+    Attributes:
+        damaged_bytes: What the files take that were found damaged and are kept.
     """
 
     def __init__(self, path: Path, is_synced: bool = False) -> None:
         self.path = path
+        self.damaged_bytes = 0
         self._root = path / f"v{FORMAT_VERSION}"
         self._chunks = self._root / "chunks"
         self._sessions = self._root / "sessions"
@@ -75,11 +83,13 @@ class SessionDirectory:
         """Make the folders.
 
         Raises:
-            OSError: They cannot be made.
+            OSError: They cannot be made, or one of them is a link.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self._root, self._chunks, self._sessions, self._damaged):
             folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.is_symlink():
+                raise NotADirectoryError(f"{folder} is a link")
 
     def lock(self) -> bool:
         """Become the one who writes; return whether that is so.
@@ -91,11 +101,23 @@ class SessionDirectory:
             return True
         flags = os.O_RDWR | os.O_CREAT | _NOT_FOLLOWED
         descriptor = os.open(self._root / "lock", flags, 0o600)
-        if not _lock(descriptor):
-            os.close(descriptor)
+        try:
+            if _lock(descriptor):
+                self._lock, descriptor = descriptor, -1
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return self._lock is not None
+
+    def is_locked(self) -> bool:
+        """Whether the folder is still the one that was locked, and locked."""
+        if self._lock is None or os.name == "nt":  # where an open file stays
+            return self._lock is not None
+        try:
+            status = os.stat(self._root / "lock", follow_symlinks=False)
+        except OSError:
             return False
-        self._lock = descriptor
-        return True
+        return os.path.samestat(status, os.fstat(self._lock))
 
     def unlock(self) -> None:
         """Let another process write."""
@@ -107,25 +129,16 @@ class SessionDirectory:
         """Look at what there is. Who writes also removes what a killed writer left."""
         pieces: list[tuple[Piece, int, float]] = []
         states: dict[bytes, int] = {}
-        for entry in self._entries(self._chunks):
-            piece, state = _PIECE.fullmatch(entry.name), _STATE.fullmatch(entry.name)
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except OSError:  # gone since it was listed
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            if piece is not None:
-                found = _piece_of(*piece.groups())
-                if found.start < found.end:
-                    pieces.append((found, status.st_size, status.st_mtime))
-            elif state is not None:
+        for name, status in self._files(self._chunks):
+            state = _STATE.fullmatch(name)
+            if state is not None:
                 states[bytes.fromhex(state.group(1))] = status.st_size
+            elif (piece := _piece_of(name)) is not None:
+                pieces.append((piece, status.st_size, status.st_mtime))
         sessions = tuple(
-            entry.name
-            for entry in self._entries(self._sessions)
-            if _SESSION.fullmatch(entry.name) is not None
+            name for name, _ in self._files(self._sessions) if _SESSION.fullmatch(name) is not None
         )
+        self.damaged_bytes = sum(status.st_size for _, status in self._files(self._damaged))
         return Found(tuple(pieces), states, sessions)
 
     def stamp(self) -> tuple[int, ...]:
@@ -154,6 +167,7 @@ class SessionDirectory:
         """Return the first bytes of a piece.
 
         Raises:
+            BadFile: It is no file.
             OSError: It cannot be read.
         """
         with self._reading(self._chunks / _piece_name(piece)) as descriptor:
@@ -175,8 +189,17 @@ class SessionDirectory:
         name = _piece_name(piece)
         with contextlib.suppress(OSError):
             if len(os.listdir(self._damaged)) < _DAMAGED_KEPT:
+                size_bytes = os.stat(self._chunks / name, follow_symlinks=False).st_size
                 os.replace(self._chunks / name, self._damaged / name)
+                self.damaged_bytes += size_bytes
         self.remove_piece(piece)
+
+    def forget_damaged(self) -> None:
+        """Delete what was put aside."""
+        for name, _ in self._files(self._damaged):
+            if _piece_of(name) is not None:
+                self._remove(self._damaged / name)
+        self.damaged_bytes = 0
 
     def write_state(self, key: bytes, raw: Bytes) -> None:
         """Write the state after a piece; raises as `write_piece`."""
@@ -200,6 +223,7 @@ class SessionDirectory:
         """Return a session.
 
         Raises:
+            BadFile: It is no file.
             OSError: It cannot be read.
         """
         with self._reading(self._sessions / name) as descriptor:
@@ -213,13 +237,20 @@ class SessionDirectory:
         """Return what the disk has room for."""
         return shutil.disk_usage(self._root).free
 
-    def _entries(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+    def _files(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the files of a folder; who writes removes the temporary ones."""
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(_TEMPORARY):
-                    yield entry
-                elif self._lock is not None:
-                    self._remove(folder / entry.name)
+                if entry.name.startswith(_TEMPORARY):
+                    if self._lock is not None:
+                        self._remove(folder / entry.name)
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # gone since it was listed
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    yield entry.name, status
 
     def _write(self, target: Path, raw: Bytes) -> None:
         temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{next(self._numbers)}"
@@ -253,7 +284,7 @@ class SessionDirectory:
 
     @contextlib.contextmanager
     def _reading(self, path: Path) -> Iterator[int]:
-        descriptor = os.open(path, os.O_RDONLY | _NOT_FOLLOWED | _BINARY)
+        descriptor = os.open(path, os.O_RDONLY | _NOT_FOLLOWED | _NOT_WAITING | _BINARY)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BadFile("it is no regular file")
@@ -270,8 +301,15 @@ def _piece_name(piece: Piece) -> str:
     return f"{piece.key.hex()}-{piece.parent.hex()}-{piece.start}-{piece.end}.safetensors"
 
 
-def _piece_of(key: str, parent: str, start: str, end: str) -> Piece:
-    return Piece(bytes.fromhex(key), bytes.fromhex(parent), int(start), int(end))
+def _piece_of(name: str) -> Piece | None:
+    """Return the piece that a file of this name is of; None for names that we do not give."""
+    groups = _PIECE.fullmatch(name)
+    if groups is None:
+        return None
+    key, parent, start, end = groups.groups()
+    piece = Piece(bytes.fromhex(key), bytes.fromhex(parent), int(start), int(end))
+    is_in_one_chunk = piece.start < piece.end <= boundary_before(piece.start) + CHUNK_TOKENS
+    return piece if is_in_one_chunk and _piece_name(piece) == name else None
 
 
 def _state_name(key: bytes) -> str:

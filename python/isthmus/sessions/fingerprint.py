@@ -60,22 +60,21 @@ def fingerprint(stamps: Sequence[FileStamp], also: Sequence[str], digests: Path 
     whole = hashlib.sha256(b"isthmus-model")
     for stamp in stamps:
         name = ":".join(map(str, stamp[1:]))
-        digest = known.get(name) or _digest(stamp)
+        path = Path(stamp[0])
+        digest = known.get(name) or _digest(path)
+        if _stamp(path) != stamp:
+            raise OSError(f"{path} has changed since it was loaded")
         found[name] = digest
-        whole.update(orjson.dumps([Path(stamp[0]).name, digest]))
+        whole.update(orjson.dumps([path.name, digest]))
     whole.update(orjson.dumps([*also, *map(_version, _LIBRARIES)]))
     if digests is not None and not found.keys() <= known.keys():
         _write_digests(digests, {**known, **found})
     return whole.digest()
 
 
-def _digest(stamp: FileStamp) -> str:
-    path = Path(stamp[0])
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if _stamp(path) != stamp:
-        raise OSError(f"{path} has changed since it was loaded")
-    return digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(library: str) -> str:

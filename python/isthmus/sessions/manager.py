@@ -259,8 +259,7 @@ class SessionManager:
             evaluated = await self._engine.snapshot(session.record.name)
             model = self._models.get(session.hot_model)
             if evaluated is not None and model is not None:
-                family = model.family(session.record.scope, session.record.kv)
-                save(session, family, evaluated, self._parts)
+                save(session, model, evaluated, self._parts)
                 saved = await self._finish_saving(session)
         if saved is not None:
             return saved

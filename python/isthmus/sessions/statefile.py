@@ -87,8 +87,8 @@ def decode_states(key: bytes, layout: Layout, raw: Bytes) -> list[State]:
     check(raw, _CHECKSUM_PLACE)
     length = int.from_bytes(raw[:_LENGTH_BYTES].tobytes(), "little")
     try:
-        header = json.loads(raw[_LENGTH_BYTES : _LENGTH_BYTES + length].tobytes())
-        metadata = header.pop("__metadata__")
+        header: dict[str, Any] = json.loads(raw[_LENGTH_BYTES : _LENGTH_BYTES + length].tobytes())
+        metadata = header["__metadata__"]
         integers = json.loads(metadata["integers"])
         if metadata["key"] != key.hex():
             raise BadFile("it is that of another text")
@@ -97,10 +97,10 @@ def decode_states(key: bytes, layout: Layout, raw: Bytes) -> list[State]:
         if len(integers) != len(layers):
             raise BadFile("it has another number of layers")
         return [
-            State(_arrays(header, buffer, number, layer), tuple(map(int, integers[number])))
+            State(_arrays(header, buffer, number, layer), tuple(_integers(integers[number])))
             for number, layer in enumerate(layers)
         ]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadFile(f"the header cannot be used: {type(error).__name__}: {error}") from None
 
 
@@ -118,8 +118,8 @@ def _array(
     entry: dict[str, Any], buffer: Bytes, dtype: str, wanted: tuple[int | None, ...]
 ) -> Array:
     kind, name = STATE_DTYPES[dtype]
-    shape = [int(size) for size in entry["shape"]]
-    begin, end = map(int, entry["data_offsets"])
+    shape = _integers(entry["shape"])
+    begin, end = _integers(entry["data_offsets"])
     fits = len(shape) == len(wanted) and all(
         0 < size < _DIMENSION_LIMIT and limit in (None, size)
         for size, limit in zip(shape, wanted, strict=True)
@@ -131,3 +131,10 @@ def _array(
         raise BadFile("an array lies outside of the file")
     array: Array = np.frombuffer(buffer[begin:end].tobytes(), kind).reshape(shape)
     return array
+
+
+def _integers(values: Any) -> list[int]:
+    """Return a list of integers; JSON knows numbers that are none, and much else."""
+    if type(values) is not list or any(type(value) is not int for value in values):
+        raise TypeError(f"{str(values)[:40]!r} instead of integers")
+    return values

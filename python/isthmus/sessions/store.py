@@ -37,7 +37,7 @@ _FREE_FOR_WRITE: Final = 1.2
 _SCRATCH_KEPT_BYTES: Final = 64 * 1024 * 1024
 """Largest buffer that is kept for the next file: fresh memory costs more than reading."""
 
-_NO_DIRECTORY: Final = "no session directory is in use; see --session-dir"
+NO_DIRECTORY: Final = "no session directory is in use; see --session-dir"
 _READ_ONLY: Final = "another runtime writes the session directory; give this one its own"
 
 
@@ -204,7 +204,7 @@ class SessionStore:
             self._become_writer()
             at = self.tree.find(chain, total).tip
             self._hold(at)
-            for piece in self._missing(chain, at, total):
+            for piece in self._missing(chain, at, evaluated):
                 written += self._write_piece(family, piece, evaluated)
                 previous, at = at, self.tree.nodes[piece.key]
                 self._hold(at)
@@ -423,14 +423,16 @@ class SessionStore:
                 continue
         return 0, None
 
-    def _missing(self, chain: Chain, at: Node | None, total: int) -> Iterable[Piece]:
-        """Yield the pieces to write after a node, in order, up to the end of the text."""
-        start = 0 if at is None else at.piece.end
+    def _missing(self, chain: Chain, at: Node | None, evaluated: Evaluated) -> Iterable[Piece]:
+        """Yield the pieces to write after a node, in order, up to the end of the text: they end
+        with chunks, and where there is a state."""
+        start, total = 0 if at is None else at.piece.end, len(evaluated.ids)
         is_inside = boundary_before(start) < start < total
         if is_inside and self.tree.pieces_in_chunk(at) >= PIECES_OF_A_CHUNK:
             start = boundary_before(start)
         while start < total:
-            end = min(boundary_before(start) + CHUNK_TOKENS, total)
+            marks = (end for end, _ in evaluated.states if end > start)
+            end = min(boundary_before(start) + CHUNK_TOKENS, total, *marks)
             yield Piece(chain.key(end), chain.key(start), start, end)
             start = end
 
@@ -482,7 +484,7 @@ class SessionStore:
             _NotSaved: Somebody does, or there is no folder.
         """
         if self._directory is None:
-            raise _NotSaved(_NO_DIRECTORY)
+            raise _NotSaved(NO_DIRECTORY)
         if self.mode != "writer":
             self.open()
         if self.mode == "reader":
@@ -602,7 +604,7 @@ class SessionStore:
 
     def _files(self) -> SessionDirectory:
         if self._directory is None:
-            raise FileNotFoundError(_NO_DIRECTORY)
+            raise FileNotFoundError(NO_DIRECTORY)
         return self._directory
 
     def _buffer(self, size_bytes: int) -> Bytes:

@@ -32,7 +32,7 @@ class Node:
         size_bytes: Of its file, and of its state's.
         used: When it was used last: a count of uses, not a time.
         holders: Readers and writers that need it now.
-        has_state: Whether the state after its last token is kept, too.
+        state_bytes: Of the state after its last token; 0 when that is not kept.
         ids: Its tokens, once they were read.
     """
 
@@ -40,8 +40,17 @@ class Node:
     size_bytes: int
     used: int = 0
     holders: int = 0
-    has_state: bool = False
+    state_bytes: int = 0
     ids: TokenIds | None = field(default=None, repr=False)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the state after its last token is kept, too."""
+        return self.state_bytes > 0
+
+    def follows(self, parent: Node | None) -> bool:
+        """Whether it begins where another node ends, None being the beginning of all."""
+        return self.piece.start == (0 if parent is None else parent.piece.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +112,11 @@ class Tree:
         """Take note that a node was used."""
         node.used = next(self._uses)
 
-    def grow(self, node: Node, size_bytes: int) -> None:
-        """Take note that a node has another size."""
-        self.size_bytes += size_bytes - node.size_bytes
-        node.size_bytes = size_bytes
+    def set_state(self, node: Node, state_bytes: int) -> None:
+        """Take note of the size of a node's state."""
+        self.size_bytes += state_bytes - node.state_bytes
+        node.size_bytes += state_bytes - node.state_bytes
+        node.state_bytes = state_bytes
 
     def children(self, key: bytes) -> list[Node]:
         """Return what continues a text."""
@@ -117,7 +127,7 @@ class Tree:
         found = [node]
         while found[-1].piece.start > 0:
             parent = self.nodes.get(found[-1].piece.parent)
-            if parent is None:
+            if parent is None or not found[-1].follows(parent):
                 return []
             found.append(parent)
         return found[::-1]
@@ -130,16 +140,15 @@ class Tree:
             needs_state: Whether only nodes with a state will do.
         """
         best = NOTHING
-        waiting: list[tuple[bytes, Node | None, int]] = [(chain.root, None, 0)]
+        waiting: list[tuple[bytes, Node | None]] = [(chain.root, None)]
         while waiting:
-            key, node, end = waiting.pop()
-            is_usable = node is not None and (node.has_state or not needs_state)
-            if is_usable and end > best.tokens:
-                best = Match(node, end)
+            key, node = waiting.pop()
+            if node is not None and (node.has_state or not needs_state):
+                best = max(best, Match(node, node.piece.end), key=_by_length)
             for child_key, child in self._children.get(key, {}).items():
-                child_end = child.piece.end
-                if child_end <= limit and chain.key(child_end) == child_key:
-                    waiting.append((child_key, child, child_end))
+                end = child.piece.end
+                if end <= limit and child.follows(node) and chain.key(end) == child_key:
+                    waiting.append((child_key, child))
         return best
 
     def nearest(self, match: Match, chain: Chain) -> list[Node]:
@@ -148,17 +157,16 @@ class Tree:
         found = sorted(self.children(key), key=lambda node: -node.used)
         return found[:_LOOKED_INTO]
 
-    def pieces_in_chunk(self, node: Node | None) -> int:
-        """Return how many pieces the chunk has that a node ends inside of, or completes."""
-        if node is None:
-            return 0
-        start, count = boundary_before(node.piece.end - 1), 1
-        while node.piece.start > start:
-            parent = self.nodes.get(node.piece.parent)
-            if parent is None:
+    def pieces_in_chunk(self, node: Node | None) -> list[Node]:
+        """Return the pieces of the chunk that a node ends inside of, or completes: the last one
+        first."""
+        found: list[Node] = []
+        while node is not None:
+            found.append(node)
+            if node.piece.start == boundary_before(node.piece.start):
                 break
-            node, count = parent, count + 1
-        return count
+            node = self.nodes.get(node.piece.parent)
+        return found
 
     def is_free(self, node: Node) -> bool:
         """Whether a node may go: it is a leaf that nobody needs now and that is not pinned."""
@@ -185,6 +193,10 @@ class Tree:
         while node is not None and self.is_free(node) and node.piece.key not in self.tips:
             yield node
             node = self.nodes.get(node.piece.parent)
+
+
+def _by_length(match: Match) -> int:
+    return match.tokens
 
 
 def shared_with(node: Node, chain: Chain, limit: int) -> int:

@@ -22,7 +22,7 @@ from .chunkfile import FORMAT_VERSION, ChunkFormat
 from .known import KnownSession
 from .layout import Array, Layout
 from .statefile import State
-from .store import Evaluated, Family, Held, SessionStore
+from .store import NO_DIRECTORY, Evaluated, Family, Held, SessionStore
 from .worker import Urgency, Worker
 
 
@@ -193,7 +193,9 @@ class Turn:
             self._parts.store.counts["save_failures"] += 1
             session.problem = f"what was evaluated could not be kept: {left.problem}"
         if left.evaluated is not None:
-            save(session, self._family, left.evaluated, self._parts)
+            save(session, self.model, left.evaluated, self._parts)
+        elif self._family is None and left.kept_bytes:
+            session.is_unsaved, session.problem = True, self._parts.why_not(self.model)
 
     def _in_memory(self, ids: TokenIds, limit: int) -> int:
         """Return how many tokens are hot: `limit` when nothing on disk could be more."""
@@ -246,14 +248,23 @@ class TurnParts:
     worker: Worker
     engine: SessionEngine
 
+    def why_not(self, model: SessionModel) -> str:
+        """Return why nothing of a model is kept on disk."""
+        if self.store.options.path is None:
+            return NO_DIRECTORY
+        if model.layout is None:
+            return "the kind of this model's KV cache is unknown, and stays in memory"
+        return "the files of the model have changed since it was loaded; load it again"
+
 
 def save(
-    session: KnownSession, family: Family | None, evaluated: Evaluated, parts: TurnParts
+    session: KnownSession, model: SessionModel, evaluated: Evaluated, parts: TurnParts
 ) -> None:
     """Queue a save of a session; one too many is left out, and counted."""
     session.is_unsaved = True
+    family = model.family(session.record.scope, session.record.kv)
     if family is None:
-        session.problem = "the caches of this model cannot be kept on disk"
+        session.problem = parts.why_not(model)
         return
     if not parts.worker.has_room:
         parts.store.counts["dropped_saves"] += 1

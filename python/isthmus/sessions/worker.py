@@ -41,8 +41,9 @@ class Worker:
         self._numbers = itertools.count()
         self._waiting: list[tuple[int, int, _Work]] = []
         self._changed = threading.Condition()
-        """Guards `_waiting` and `_is_ending`."""
+        """Guards `_waiting`, `_is_ending` and `_has_ended`."""
         self._is_ending = False
+        self._has_ended = False
         self._saves = 0
         self._thread = threading.Thread(target=self._run, name="isthmus-sessions", daemon=True)
 
@@ -58,13 +59,16 @@ class Worker:
     def submit(
         self, urgency: Urgency, work: Callable[[], T] | Generator[None, None, T]
     ) -> asyncio.Future[T]:
-        """Queue work; return its result to come."""
+        """Queue work; return its result to come, cancelled when the thread has ended."""
         future: asyncio.Future[T] = self._loop.create_future()
         if urgency is Urgency.SAVE:
             self._saves += 1
             future.add_done_callback(self._saved)
+        entry = _Work(work, future)
         with self._changed:
-            entry = _Work(work, future)
+            if self._has_ended:
+                future.cancel()
+                return future
             heapq.heappush(self._waiting, (urgency, next(self._numbers), entry))
             self._changed.notify()
         return future
@@ -86,6 +90,7 @@ class Worker:
             with self._changed:
                 while not self._waiting:
                     if self._is_ending:
+                        self._has_ended = True
                         return
                     self._changed.wait()
                 urgency, number, work = heapq.heappop(self._waiting)
