@@ -2,8 +2,8 @@
 
 Cold is a prompt that nobody has seen, warm one whose beginning the runtime has on disk after it was
 started again, hot one whose beginning it has in memory. All sides go through the same conversations
-round by round, and every answer is compared. Beside it: what is written and read, how long a look-up
-takes, and whether the runtime's loop stands still meanwhile.
+round by round, and every answer is compared. Beside it: what is written and read, how long a
+look-up takes, and whether the runtime's loop stands still meanwhile.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What finding the reusable beginning of a long prompt takes, in process: the disk's side of a turn.
+"""What finding the reusable beginning of a long prompt takes: the work of the disk's thread, without
+reading what was found.
 
-No wire, no worker's thread, no reading, no forward pass. Looked up are the prompt that is known as a
-whole, one that goes on from it, and one that parts from it early, after which other prompts have
-begun alike. The cache's numbers have little to do with it, and are few here.
+Looked up are a prompt that is known as a whole, one that goes on from it, and one that parts from
+it early, as others have done before. The numbers of the cache are few here: nothing depends on them.
 """
 
 from __future__ import annotations

@@ -87,6 +87,7 @@ class Peer:
         from mlx_lm.generate import generate_step, generation_stream
         from mlx_lm.models.cache import trim_prompt_cache
 
+        end = cache[0].offset + len(ids) + max_tokens - 1
         start = time.perf_counter()
         tokens: list[int] = []
         ttft_ms = 0.0
@@ -103,7 +104,7 @@ class Peer:
         total_ms = _ms_since(start)
         # It has begun a step after the last token.
         mx.synchronize(generation_stream)
-        trim_prompt_cache(cache, cache[0].offset - (len(ids) + max_tokens - 1))
+        trim_prompt_cache(cache, cache[0].offset - end)
         return {"ttftMs": ttft_ms, "totalMs": total_ms, "ids": tokens}
 
 

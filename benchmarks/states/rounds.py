@@ -1,8 +1,8 @@
 """Who is asked when: rounds in which every side goes through the states, interleaved.
 
 A round has one cold prefill of each context and side, then the hot turn on what it left; then all
-sides' processes are ended and started again, and the warm turn follows. What was written lies in the
-page cache. The sides begin in turns, and so do short and long contexts.
+sides' processes are ended and started again, and the warm turn follows. What was written lies in
+the page cache. The sides begin in turns, and so do short and long contexts.
 """
 
 from __future__ import annotations

@@ -28,17 +28,21 @@ from .statefile import State, decode_states, encode_states
 from .tree import Match, Node, Tree, shared_with
 
 PIECES_OF_A_CHUNK: Final = 4
-"""Pieces after which a chunk is written anew as one, so that short turns leave few files: it costs
-one more writing of the chunk for every few turns."""
+"""Pieces of a chunk after which some are written anew as one, so that short turns leave few files.
+Turns of 8 tokens write each of them 2.6 times, on average; those of 16, 1.9 times."""
 
 _FREE_FOR_WRITE: Final = 1.2
 """How much of the size of a file must be free for it, at least."""
+
+_CLOCK_GRAIN_S: Final = 2.0
+"""A file system may tell two times apart only when they lie so far from each other (FAT's do)."""
 
 _SCRATCH_KEPT_BYTES: Final = 64 * 1024 * 1024
 """Largest buffer that is kept for the next file: fresh memory costs more than reading."""
 
 NO_DIRECTORY: Final = "no session directory is in use; see --session-dir"
 _READ_ONLY: Final = "another runtime writes the session directory; give this one its own"
+_VANISHED: Final = "the session directory has vanished; it is made again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +148,18 @@ class SessionStore:
         """Look at the folder, become its writer if nobody is, and hold to the quota."""
         if self._directory is None:
             return
+        was_reader = self.mode == "reader"
         try:
             self._directory.prepare()
             self.mode = "writer" if self._directory.lock() else "reader"
-            self._look()
+            if self.mode == "writer" or not was_reader:
+                self._look()
         except OSError:
             self._lose()
             return
         if self.mode == "writer":
             self.expire()
-            self._evict(self.tree.size_bytes - self.options.quota_bytes)
+            self._evict(self._used_bytes - self.options.quota_bytes)
 
     def close(self) -> None:
         """Let another process write."""
@@ -196,34 +202,29 @@ class SessionStore:
         self, family: Family, evaluated: Evaluated, session: SessionRecord | None
     ) -> Generator[None, None, Saved]:
         """Write what is not there yet, and have a session end there; yields between files."""
-        written = 0
+        written, reason, at = 0, None, _Place()
         chain = Chain(family.root, evaluated.ids)
-        total = len(evaluated.ids)
-        at: Node | None = None
         try:
-            self._become_writer()
-            at = self.tree.find(chain, total).tip
-            self._hold(at)
-            for piece in self._missing(chain, at, evaluated):
-                written += self._write_piece(family, piece, evaluated)
-                previous, at = at, self.tree.nodes[piece.key]
-                self._hold(at)
-                self._let_go(previous)
-                yield
-            written += self._write_states(chain, evaluated)
-            self.counts["saves"] += 1
-            reason = None
-        except _NotSaved as error:
-            reason = str(error)
-            self.counts["save_failures"] += 1
-        tokens = 0 if at is None else at.piece.end
-        if session is not None and self.mode == "writer":
-            tip = "" if at is None else at.piece.key.hex()
-            root = family.root.hex()
-            self.put(replace(session, root=root, tip=tip, tokens=tokens))
-        self._let_go(at)
-        self.counts["saved_bytes"] += written
-        return Saved(tokens, written, reason)
+            try:
+                self._become_writer()
+                at.move(self.tree.find(chain, len(chain)).tip)
+                for piece in self._missing(chain, at.node, evaluated):
+                    written += self._write_piece(family, piece, evaluated)
+                    at.move(self.tree.nodes[piece.key])
+                    yield
+                written += self._write_states(chain, evaluated)
+                self.counts["saves"] += 1
+            except _NotSaved as error:
+                reason = str(error)
+                self.counts["save_failures"] += 1
+            self.counts["saved_bytes"] += written
+            if self.mode != "writer":
+                return Saved(0, written, reason)
+            if session is not None:
+                self.put(replace(session, root=family.root.hex(), tip=at.tip, tokens=at.tokens))
+            return Saved(at.tokens, written, reason)
+        finally:
+            at.move(None)
 
     # Sessions.
 
@@ -290,7 +291,7 @@ class SessionStore:
             "directory": None if self.options.path is None else str(self.options.path),
             "mode": self.mode,
             "chunks": len(self.tree),
-            "disk_bytes": self.tree.size_bytes,
+            "disk_bytes": self._used_bytes,
             "quota_bytes": self.options.quota_bytes,
             **{name: self.counts[name] for name in (*names, *more)},
         }
@@ -300,33 +301,45 @@ class SessionStore:
     def _look(self) -> None:
         """Make the tree and the sessions from what is in the folder."""
         directory = self._files()
-        self._stamp = directory.stamp()
+        stamp = directory.stamp()
+        # What changes within the grain of the clock after that would leave the stamp as it is.
+        is_old = max(stamp) < (self._wall_clock() - _CLOCK_GRAIN_S) * 1e9
+        self._stamp = stamp if is_old else ()
         found = directory.scan()
         held = [node for node in self.tree.nodes.values() if node.holders]
         self.tree, self.sessions = Tree(), {}
         for piece, size_bytes, _ in sorted(found.pieces, key=_by_time):
-            state_bytes = found.states.pop(piece.key, None)
-            node = Node(piece, size_bytes + (state_bytes or 0))
-            node.has_state = state_bytes is not None
-            self._take_in(node)
+            state_bytes = found.states.pop(piece.key, 0)
+            self._take_in(Node(piece, size_bytes + state_bytes, state_bytes=state_bytes))
         for node in held:
             # Whoever holds a node goes on to do so.
-            if node.piece.key in self.tree.nodes:
+            now = self.tree.nodes.get(node.piece.key)
+            if now is not None and now.piece == node.piece:
+                node.size_bytes, node.state_bytes = now.size_bytes, now.state_bytes
                 self.tree.add(node)
         for key in found.states if self.mode == "writer" else ():
             directory.remove_state(key)
         for name in found.sessions:
-            try:
-                self._note(read_record(directory.read_session(name), name))
-            except (BadFile, OSError):
+            self._read_record(name)
+
+    def _read_record(self, name: str) -> None:
+        """Remember a session that is on disk; one that is damaged is gone."""
+        try:
+            self._note(read_record(self._files().read_session(name), name))
+        except BadFile:
+            if self.mode == "writer":
                 self.counts["corrupt_files"] += 1
-                if self.mode == "writer":
-                    directory.remove_session(name)
+                self._files().remove_session(name)
+        except OSError:  # gone since it was listed, or for now not to be read
+            pass
 
     def _take_in(self, node: Node) -> None:
         """Add a node; one that ended at the same place but began elsewhere gives way."""
         before = self.tree.remove(node.piece.key)
         self.tree.add(node)
+        if before is not None and not node.has_state:
+            # The state is that of the key, and stays.
+            self.tree.set_state(node, before.state_bytes)
         if before is not None and before.piece != node.piece and self.mode == "writer":
             self._files().remove_piece(before.piece, keeps_state=True)
 
@@ -412,13 +425,12 @@ class SessionStore:
     ) -> tuple[int, list[State] | None]:
         """Return the last states that can be read, and how many tokens they follow."""
         for node in filter(lambda node: node.has_state, reversed(good)):
-            size_bytes = node.size_bytes - form.size(node.piece)
             try:
-                raw = self._files().read_state(node.piece.key, size_bytes)
+                raw = self._files().read_state(node.piece.key, node.state_bytes)
                 return node.piece.end, decode_states(node.piece.key, form.layout, raw)
             except BadFile:
                 self.counts["corrupt_files"] += 1
-                self._drop_state(node, size_bytes)
+                self._drop_state(node)
             except OSError:
                 continue
         return 0, None
@@ -428,8 +440,9 @@ class SessionStore:
         with chunks, and where there is a state."""
         start, total = 0 if at is None else at.piece.end, len(evaluated.ids)
         is_inside = boundary_before(start) < start < total
-        if is_inside and self.tree.pieces_in_chunk(at) >= PIECES_OF_A_CHUNK:
-            start = boundary_before(start)
+        pieces = self.tree.pieces_in_chunk(at)
+        if is_inside and len(pieces) >= PIECES_OF_A_CHUNK:
+            start = _start_anew(pieces, min(boundary_before(start) + CHUNK_TOKENS, total))
         while start < total:
             marks = (end for end, _ in evaluated.states if end > start)
             end = min(boundary_before(start) + CHUNK_TOKENS, total, *marks)
@@ -437,16 +450,22 @@ class SessionStore:
             start = end
 
     def _write_piece(self, family: Family, piece: Piece, evaluated: Evaluated) -> int:
-        """Write a piece; return its size.
+        """Write a piece that is not there; return how many bytes were written.
 
         Raises:
             _NotSaved: It cannot be written.
         """
+        there = self.tree.nodes.get(piece.key)
+        if there is not None and there.piece == piece:  # what came before it was lost
+            return 0
         size_bytes = family.format.size(piece)
         self._make_room(size_bytes)
         raw = self._buffer(size_bytes)
         ids = evaluated.ids[piece.start : piece.end]
-        family.format.encode(piece, ids, evaluated.arrays, raw)
+        try:
+            family.format.encode(piece, ids, evaluated.arrays, raw)
+        except ValueError as error:
+            raise _NotSaved(f"it cannot be written as {family.format.form}: {error}") from None
         with self._writing():
             self._files().write_piece(piece, raw)
         self._take_in(Node(piece, size_bytes, ids=ids.copy()))
@@ -462,8 +481,7 @@ class SessionStore:
             self._make_room(len(raw))
             with self._writing():
                 self._files().write_state(node.piece.key, raw)
-            node.has_state = True
-            self.tree.grow(node, node.size_bytes + len(raw))
+            self.tree.set_state(node, len(raw))
             written += len(raw)
         return written
 
@@ -473,7 +491,7 @@ class SessionStore:
             yield
         except FileNotFoundError:
             self._lose()
-            raise _NotSaved("the session directory has vanished; it is made again") from None
+            raise _NotSaved(_VANISHED) from None
         except OSError as error:
             raise _NotSaved(f"the session directory cannot be written: {error.strerror}") from None
 
@@ -485,6 +503,9 @@ class SessionStore:
         """
         if self._directory is None:
             raise _NotSaved(NO_DIRECTORY)
+        if self.mode == "writer" and not self._directory.is_locked():
+            self._lose()
+            raise _NotSaved(_VANISHED)
         if self.mode != "writer":
             self.open()
         if self.mode == "reader":
@@ -498,8 +519,8 @@ class SessionStore:
         Raises:
             _NotSaved: It does not fit.
         """
-        self._evict(self.tree.size_bytes + size_bytes - self.options.quota_bytes)
-        if self.tree.size_bytes + size_bytes > self.options.quota_bytes:
+        self._evict(self._used_bytes + size_bytes - self.options.quota_bytes)
+        if self._used_bytes + size_bytes > self.options.quota_bytes:
             raise _NotSaved(
                 f"the quota of {self.options.quota_bytes} bytes is taken by what is in use or "
                 "pinned; raise --session-disk-bytes, or delete sessions"
@@ -507,7 +528,7 @@ class SessionStore:
         with self._writing():
             wanted = max(self.options.free_bytes + size_bytes, int(_FREE_FOR_WRITE * size_bytes))
             free = self._files().free_bytes()
-            if free < wanted:
+            if free < wanted <= free + self._used_bytes:
                 self._evict(wanted - free)
                 free = self._files().free_bytes()
         if free < wanted:
@@ -517,8 +538,12 @@ class SessionStore:
             )
 
     def _evict(self, size_bytes: int) -> None:
-        """Remove the least recently used files of so many bytes, as far as there are any."""
+        """Remove files of so many bytes, as far as there are any: damaged ones, then those that
+        were used least recently."""
         moved: set[str] = set()
+        if size_bytes > 0:
+            size_bytes -= self._files().damaged_bytes
+            self._files().forget_damaged()
         for node in self.tree.to_evict(size_bytes):
             moved |= self._remove(node)
             self.counts["evicted_files"] += 1
@@ -526,7 +551,13 @@ class SessionStore:
             self._write_record(name)
 
     def _remove(self, node: Node) -> set[str]:
-        """Remove a node; sessions that ended there end before it: return their names."""
+        """Remove a node's files; return the names of the sessions that ended there."""
+        names = self._take_out(node)
+        self._files().remove_piece(node.piece)
+        return names
+
+    def _take_out(self, node: Node) -> set[str]:
+        """Forget a node; sessions that ended there end before it: return their names."""
         names = self.tree.tips.get(node.piece.key, set()).copy()
         parent = self.tree.nodes.get(node.piece.parent)
         for name in names:
@@ -534,7 +565,6 @@ class SessionStore:
             end = 0 if parent is None else parent.piece.end
             self._note(replace(self.sessions[name], tip=tip, tokens=end))
         self.tree.remove(node.piece.key)
-        self._files().remove_piece(node.piece)
         return names
 
     def _prune(self, record: SessionRecord) -> None:
@@ -577,21 +607,27 @@ class SessionStore:
     def _put_aside(self, node: Node) -> None:
         """A file is damaged: it is as if it had never been."""
         self.counts["corrupt_files"] += 1
-        self.tree.remove(node.piece.key)
-        if self.mode == "writer":
-            self._files().put_aside(node.piece)
+        self._give_up(node, self._files().put_aside)
 
     def _drop_if_gone(self, node: Node) -> None:
         try:
             self._files().read_head(node.piece, 1)
         except FileNotFoundError:
-            self.tree.remove(node.piece.key)
+            self._give_up(node, self._files().remove_piece)
         except (BadFile, OSError):
             pass
 
-    def _drop_state(self, node: Node, size_bytes: int) -> None:
-        node.has_state = False
-        self.tree.grow(node, node.size_bytes - size_bytes)
+    def _give_up(self, node: Node, remove: Callable[[Piece], None]) -> None:
+        """Go on without a node, which may be another object for the same piece by now."""
+        now = self.tree.nodes.get(node.piece.key)
+        names = self._take_out(now) if now is not None and now.piece == node.piece else set()
+        if self.mode == "writer":
+            remove(node.piece)
+            for name in names:
+                self._write_record(name)
+
+    def _drop_state(self, node: Node) -> None:
+        self.tree.set_state(node, 0)
         if self.mode == "writer":
             self._files().remove_state(node.piece.key)
 
@@ -601,6 +637,11 @@ class SessionStore:
         self.tree, self.sessions = Tree(), {}
         if self._directory is not None:
             self._directory.unlock()
+
+    @property
+    def _used_bytes(self) -> int:
+        """What counts against the quota."""
+        return self.tree.size_bytes + (self._directory.damaged_bytes if self._directory else 0)
 
     def _files(self) -> SessionDirectory:
         if self._directory is None:
@@ -615,13 +656,40 @@ class SessionStore:
             self._scratch = np.empty(size_bytes, np.uint8)
         return self._scratch[:size_bytes]
 
-    def _hold(self, node: Node | None) -> None:
+
+class _Place:
+    """How far a save is; it holds the node there."""
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+
+    @property
+    def tip(self) -> str:
+        return "" if self.node is None else self.node.piece.key.hex()
+
+    @property
+    def tokens(self) -> int:
+        return 0 if self.node is None else self.node.piece.end
+
+    def move(self, node: Node | None) -> None:
+        """Hold another node, and this one no longer."""
         if node is not None:
             node.holders += 1
+        if self.node is not None:
+            self.node.holders -= 1
+        self.node = node
 
-    def _let_go(self, node: Node | None) -> None:
-        if node is not None:
-            node.holders -= 1
+
+def _start_anew(pieces: Sequence[Node], end: int) -> int:
+    """Return from where on a chunk is written anew, up to `end`: where each file that goes costs
+    least.
+
+    Args:
+        pieces: Of the chunk, the last one first.
+    """
+    starts = [node.piece.start for node in pieces]
+    costs = [(end - start) / goes for goes, start in enumerate(starts, 1)]
+    return starts[costs.index(min(costs))]
 
 
 def _by_time(found: tuple[Piece, int, float]) -> float:

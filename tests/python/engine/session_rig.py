@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,5 +210,3 @@ def alone(network: Any, prompt: list[int], count: int, chunk_tokens: int = 512) 
 def text(seed: int, length: int) -> list[int]:
     """Return tokens that follow from a seed."""
     return [int(token) for token in np.random.default_rng(seed).integers(5, 700, length)]
-
-
