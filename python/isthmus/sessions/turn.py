@@ -123,7 +123,7 @@ class Turn:
         session: The session.
         model: The model that generates.
         parts: What it works with.
-        others: All sessions that are hot.
+        others: Sessions that are hot, and that it may share with.
 
     Attributes:
         restored: What was read from disk for it.
@@ -200,13 +200,12 @@ class Turn:
     def _in_memory(self, ids: TokenIds, limit: int) -> int:
         """Return how many tokens are hot: `limit` when nothing on disk could be more."""
         own, most = self.session, 0
-        for other in self._others():
-            if other.hot_model != self.model.handle or other.hot_scope != own.hot_scope:
-                continue
-            shared = shared_tokens(other.hot, ids[:limit])
-            if other is own and shared == len(own.hot):
-                return limit
-            most = max(most, shared)
+        for other in (own, *self._others()):
+            if other.hot_model == self.model.handle and other.hot_scope == own.hot_scope:
+                shared = shared_tokens(other.hot, ids[:limit])
+                if other is own and shared == len(own.hot):
+                    return limit
+                most = max(most, shared)
         return most
 
     async def _restore(self, family: Family, ids: TokenIds, limit: int, in_memory: int) -> None:
