@@ -29,8 +29,8 @@ HUGE_BYTES = 2**60
 QUOTA_BYTES = 5_000_000
 """Room for one conversation and a part of a second."""
 
-FILE_LIMIT = shlex.join([sys.executable, "-P", "-m", "isthmus", "runtime"])
-LIMITED = ["sh", "-c", f'ulimit -f 8; exec {FILE_LIMIT} "$@"', "sh"]
+RUNTIME = shlex.join([sys.executable, "-P", "-m", "isthmus", "runtime"])
+LIMITED = ["sh", "-c", f'ulimit -f 8; exec {RUNTIME} "$@"', "sh"]
 """A runtime that cannot write a file of more than 4 KiB, as on a disk that is full."""
 
 
@@ -104,14 +104,14 @@ async def test_a_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
 async def test_an_overfilled_quota_is_kept(tmp_path: Path) -> None:
     async with keeping(tmp_path, disk_bytes=QUOTA_BYTES) as runtime:
         model = await runtime.load_model()
-        for number in range(5):
+        for number in range(4):
             session = await runtime.sessions.open(f"s{number}", model=model)
             await said(session, prompt(number))
             assert (await session.save()).saved
             assert await counted(runtime, "disk_bytes") == written_bytes(tmp_path) <= QUOTA_BYTES
             assert (await session.evict()).evicted
         assert await counted(runtime, "evicted_files") > 0
-        for number in range(5):
+        for number in (0, 3):
             session = await runtime.sessions.open(f"s{number}", model=model)
             answer = await said(session, prompt(number))
             assert answer.ids == await uncached(model, prompt(number))

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from isthmus import host
-from isthmus.errors import SessionBusy
+from isthmus.errors import DeadlineExceeded, RuntimeExited, SessionBusy
 from tests.faults.conversations import (
     CHUNK_TOKENS,
     GREEDY,
@@ -107,11 +107,32 @@ async def test_many_calls_at_once_run_in_the_order_in_which_they_were_made(
     assert (answer.reused, deleted, anew.reused) == (100, True, 0)
 
 
+MESSAGES = [{"role": "user", "content": "Once upon a time there was a fox. " * 40}]
+SLOW_TO_BEGIN: dict[str, dict[str, Any]] = {
+    "messages": {"messages": MESSAGES},
+    "a long text": {"prompt": "Once upon a time there was a fox. " * 130},
+    "a format": {"prompt": "x", "response_format": {"type": "regex", "pattern": "[a-z]{99}"}},
+}
+
+
+@pytest.mark.parametrize("what", SLOW_TO_BEGIN)
+async def test_no_call_overtakes_a_turn_whose_prompt_is_being_made(
+    runtime: host.Runtime, model: host.Model, what: str
+) -> None:
+    name = f"slow-{len(what)}"
+    session = await runtime.sessions.open(name, model=model)
+    running = session.generate(max_tokens=4, **SLOW_TO_BEGIN[what])
+    deleted = asyncio.ensure_future(session.delete())
+    assert (await running).finish_reason == "length"
+    assert await deleted
+    assert name not in [info.id for info in await runtime.sessions.list()]
+
+
 async def test_a_turn_on_a_busy_session_fails_when_it_does_not_want_to_wait(
     runtime: host.Runtime, model: host.Model, heard: Heard
 ) -> None:
     session = await runtime.sessions.open("busy", model=model, when_busy="fail")
-    running = session.generate(ids=prompt(4, 2_000), **GREEDY)
+    running = session.generate(ids=prompt(4, 1_500), **GREEDY)
     await heard.wait()
     with pytest.raises(SessionBusy) as caught:
         await session.generate(ids=prompt(4), **GREEDY)
@@ -120,7 +141,7 @@ async def test_a_turn_on_a_busy_session_fails_when_it_does_not_want_to_wait(
         with pytest.raises(SessionBusy):
             await call
     result = await running
-    assert result.ids == await uncached(model, prompt(4, 2_000))
+    assert result.ids == await uncached(model, prompt(4, 1_500))
     assert (await session.save()).saved
 
 
@@ -128,7 +149,7 @@ async def test_a_cancelled_prefill_keeps_what_was_evaluated(
     runtime: host.Runtime, model: host.Model, heard: Heard
 ) -> None:
     session = await runtime.sessions.open("cancelled", model=model)
-    ids = prompt(5, 2_000)
+    ids = prompt(5, 1_500)
     generation = session.generate(ids=ids, **GREEDY)
     await heard.wait()
     generation.cancel()
@@ -143,13 +164,13 @@ async def test_a_cancelled_answer_is_kept_as_far_as_it_came(
 ) -> None:
     session = await runtime.sessions.open("cut", model=model)
     generation = session.generate(ids=prompt(6), max_tokens=2_000, ignore_eos=True)
-    delta = await anext(aiter(generation))
-    generation.cancel()
+    async for _ in generation:
+        generation.cancel()
     result = await generation
-    assert result.finish_reason == "cancelled"
-    longer = [*prompt(6), *delta.ids, *prompt(7, 20)]
+    assert result.finish_reason == "cancelled" and result.ids
+    longer = [*prompt(6), *result.ids, *prompt(7, 20)]
     answer = await said(session, longer)
-    assert TOKENS <= answer.reused <= TOKENS + len(delta.ids)
+    assert TOKENS + len(result.ids) - 1 <= answer.reused <= TOKENS + len(result.ids)
     assert answer.ids == await uncached(model, longer)
 
 
@@ -158,8 +179,8 @@ async def test_a_deadline_in_the_prefill_keeps_what_was_there_before(
 ) -> None:
     session = await runtime.sessions.open("late", model=model)
     await said(session, prompt(8))
-    longer = [*prompt(8), *prompt(9, 2_000)]
-    with pytest.raises(host.DeadlineExceeded if hasattr(host, "DeadlineExceeded") else Exception):
+    longer = [*prompt(8), *prompt(9, 1_500)]
+    with pytest.raises(DeadlineExceeded):
         await session.generate(ids=longer, deadline_ms=30, **GREEDY)
     answer = await said(session, longer)
     assert answer.reused >= TOKENS
@@ -215,7 +236,7 @@ async def test_one_that_was_saved_goes_on_warm_in_the_next_process(tmp_path: Pat
 async def test_killed_while_it_saves_it_goes_on_with_the_files_that_are_whole(
     tmp_path: Path,
 ) -> None:
-    ids = prompt(1, 3_500)
+    ids = prompt(1, 1_800)
     async with keeping(tmp_path, fsync=True) as runtime:
         model = await runtime.load_model()
         session = await runtime.sessions.open("a", model=model)
@@ -246,7 +267,7 @@ async def test_killed_in_a_turn_that_had_no_token_the_turn_is_answered_by_the_ne
         model = await runtime.load_model()
         session = await runtime.sessions.open("a", model=model)
         await on_disk(session, prompt(1))
-        longer = [*prompt(1), *prompt(2, 2_000)]
+        longer = [*prompt(1), *prompt(2, 1_000)]
         running = asyncio.ensure_future(said(session, longer))
         await heard.wait()
         deleted = asyncio.ensure_future(session.delete())
@@ -254,5 +275,6 @@ async def test_killed_in_a_turn_that_had_no_token_the_turn_is_answered_by_the_ne
         answer = await running
         assert (answer.state, answer.reused) == ("warm", TOKENS)
         assert answer.ids == await uncached(model, longer)
-        outcome = (await asyncio.gather(deleted, return_exceptions=True))[0]
-        assert outcome is True or isinstance(outcome, host.RuntimeExited if hasattr(host, "RuntimeExited") else Exception)
+        # It may have been written to the process that ended, and is not repeated then.
+        (outcome,) = await asyncio.gather(deleted, return_exceptions=True)
+        assert outcome is True or isinstance(outcome, RuntimeExited)

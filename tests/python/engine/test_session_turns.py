@@ -161,12 +161,12 @@ async def test_sessions_leave_memory_by_least_recent_use_but_pinned_ones_stay(
         made.memory.limit_bytes = 3 * one
         for session in ("a", "b", "c"):
             await made.generate(session, text(ord(session), 300), 2)
+            await made.save(session)
         states = {info["id"]: info["state"] for info in await made.manager.infos("")}
         assert states == {"p": "hot", "a": "warm", "b": "hot", "c": "hot"}
         assert made.memory.held_bytes <= 3 * one
         # Models need the room.
         assert made.memory.fit(0) == one
-        await asyncio.sleep(0)
         states = {info["id"]: info["state"] for info in await made.manager.infos("")}
         assert states == {"p": "hot", "a": "warm", "b": "warm", "c": "warm"}
         assert (await made.generate("a", text(ord("a"), 300), 2)).state == "warm"
