@@ -64,6 +64,7 @@ bench: setup
 	$(PY) -m benchmarks.fifty_questions --quick
 	$(PY) -m benchmarks.streaming --quick
 	$(PY) -m benchmarks.model_switch --quick
+	$(PY) -m benchmarks.cache_states --quick
 	$(PY) -m benchmarks.resilience --quick
 	$(PY) -m benchmarks.soak --quick
 	$(PY) -m benchmarks.peers --quick

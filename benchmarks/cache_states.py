@@ -21,7 +21,7 @@ from .states import lookup, models, stalls, table, writing
 from .states.models import MEDIUM, SMALL
 from .states.results import Key, Record, Way
 from .states.rounds import Plan, Sitting
-from .states.sides import BLAS, FLOOR, NODE
+from .states.sides import BLAS, FLOOR, NODE, start_isthmus
 from .states.stalls import Stalls
 from .states.talks import COLD, HOT, WARM
 from .states.writing import Writes
@@ -51,15 +51,33 @@ class Whole:
 
 
 QUICK: Final = Whole(
-    {MEDIUM: Plan((1_024, 2_048), 2, 8, ways=_WAYS[:2], way_rounds=1, way_lengths=(1_024,))},
-    turns=(SMALL, 2_048),
+    {
+        MEDIUM: Plan(
+            (1_024, 2_048),
+            rounds=2,
+            max_tokens=8,
+            steps=(512,),
+            ways=_WAYS[:2],
+            way_rounds=1,
+            way_lengths=(1_024,),
+        )
+    },
+    turns=(SMALL, 1_536),
     stall=(SMALL, 4_096, 3),
     look_ups=10,
 )
 FULL: Final = Whole(
     {
-        MEDIUM: Plan(_TARGET_LENGTHS, 6, 16, True, _WAYS, 3, _TARGET_LENGTHS),
-        SMALL: Plan((8_192, 16_384, 32_768), 3, 16),
+        MEDIUM: Plan(
+            _TARGET_LENGTHS,
+            rounds=6,
+            max_tokens=16,
+            has_python=True,
+            ways=_WAYS,
+            way_rounds=2,
+            way_lengths=_TARGET_LENGTHS,
+        ),
+        SMALL: Plan((8_192, 16_384, 32_768), rounds=3, max_tokens=16),
     },
     turns=(MEDIUM, 4_096),
     stall=(SMALL, 32_768, 5),
@@ -75,6 +93,7 @@ class Outcome:
     writes: Writes
     stalls: Stalls
     look_ups: dict[str, list[float]]
+    token_bytes: dict[str, int]
 
     def over_floor(self, state: str) -> dict[str, float]:
         """Return the times to the first token over the floor's, by context."""
@@ -92,19 +111,23 @@ class Outcome:
         }
 
 
-def measure(whole: Whole, folder: Path) -> Outcome:
+def measure(whole: Whole, is_quick: bool, folder: Path) -> Outcome:
     """Measure everything."""
-    written = models.write_all(folder)
+    written = models.write_all(folder, is_quick)
     record = Record()
     for name, plan in whole.plans.items():
         _say(f"{name}: contexts of {', '.join(map(table.label, plan.lengths))}")
         Sitting(record, written[name], plan, folder).run()
     _say("what is written, and whether the loop stands still")
-    name, length = whole.turns
-    writes = writing.measure(folder / "turns", written[name], length)
-    name, length, restores = whole.stall
-    stalled = stalls.measure(folder / "stall", written[name], length, restores)
-    return Outcome(record, writes, stalled, lookup.measure(folder / "lookup", whole.look_ups))
+    (talking, turns_tokens), (long, stall_tokens, restores) = whole.turns, whole.stall
+    with start_isthmus(NODE) as subject:
+        sources = sorted({written[name].source for name in (talking, long)})
+        subject.ask("start", dir=str(folder / "sessions"), sources=sources)
+        writes = writing.measure(subject, written[talking], turns_tokens)
+        stalled = stalls.measure(subject, written[long], stall_tokens, restores)
+    look_ups = lookup.measure(folder / "lookup", whole.look_ups)
+    token_bytes = {name: model.shape.token_bytes for name, model in written.items()}
+    return Outcome(record, writes, stalled, look_ups, token_bytes)
 
 
 def figures(outcome: Outcome) -> list[Figure]:
@@ -166,7 +189,7 @@ def _detail(outcome: Outcome, whole: Whole, seconds: float) -> dict[str, Any]:
         "writes": outcome.writes.to_json(),
         "stalls": asdict(outcome.stalls),
         "look_ups_ms": {name: Spread.of(each).to_json() for name, each in outcome.look_ups.items()},
-        "token_bytes": {name: shape.token_bytes for name, shape in models.SHAPES.items()},
+        "token_bytes": outcome.token_bytes,
         "plans": asdict(whole),
         "blas": record.blas,
         "seconds": round(seconds, 1),
@@ -183,7 +206,7 @@ def main() -> None:
         _say("quick: short contexts and few rounds; its figures decide nothing")
     _say(f"BLAS: {BLAS.name}")
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
-        outcome = measure(whole, Path(folder).resolve())
+        outcome = measure(whole, options.is_quick, Path(folder).resolve())
     table.show(outcome.record)
     detail = _detail(outcome, whole, time.monotonic() - begun)
     source = provenance()

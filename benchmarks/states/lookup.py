@@ -1,8 +1,7 @@
-"""What finding the reusable beginning of a long prompt takes: the work of the disk's thread, without
-reading what was found.
+"""What finding the reusable beginning of a long prompt takes the disk's thread, without reading it.
 
 Looked up are a prompt that is known as a whole, one that goes on from it, and one that parts from
-it early, as others have done before. The numbers of the cache are few here: nothing depends on them.
+it early, as others have done before. The cache's numbers are few here: a look-up has none of them.
 """
 
 from __future__ import annotations

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from .models import Written
 from .results import Key, Record, Way
 from .sides import FLOOR, NODE, PYTHON, Floor, Isthmus, Side
 from .talks import COLD, HOT, STATES, WARM, Talk, talk
 
-STREAMED = Way(1, True)
+STREAMED: Final = Way(1, True)
+_OUR_STEP: Final = 512
+_MLX_LM_STEP: Final = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Plan:
         lengths: Tokens of the contexts.
         rounds: Besides the first one, which is not kept.
         max_tokens: Of each answer.
+        steps: Prompt tokens of a cold pass of mlx-lm: the runtime's and its own default. The one
+            that is faster for a context counts.
         has_python: Whether the Python host is asked, too.
         ways: Other ways of asking, from Node.
         way_rounds: Of each of them.
@@ -37,6 +42,7 @@ class Plan:
     lengths: tuple[int, ...]
     rounds: int
     max_tokens: int
+    steps: tuple[int, ...] = (_OUR_STEP, _MLX_LM_STEP)
     has_python: bool = False
     ways: tuple[Way, ...] = ()
     way_rounds: int = 0
@@ -82,7 +88,7 @@ class Sitting:
 
     def _choose_steps(self, floor: Floor) -> None:
         for length in self._plan.lengths:
-            self._record.steps[length] = floor.fastest_step(talk(length, -1))
+            self._record.steps[length] = floor.choose_step(talk(length, -1), self._plan.steps)
 
     def _round(self, everybody: Sequence[Side], floor: Floor, index: int) -> None:
         order = everybody if index % 2 else everybody[::-1]

@@ -29,9 +29,6 @@ NODE: Final = "isthmus (Node)"
 PYTHON: Final = "isthmus (Python)"
 FLOOR: Final = "mlx-lm"
 
-STEPS: Final = (512, 2_048)
-"""Prompt tokens of a pass: those of the runtime, and mlx-lm's default."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -176,14 +173,13 @@ class Floor:
         talk.answered(told["ids"])
         return [Sample(told["ttftMs"], told["totalMs"], reused, reused, fresh, load_ms)]
 
-    def fastest_step(self, talk: Talk) -> dict[int, float]:
-        """Choose how many tokens a cold pass has: what takes least to the first token; return it
-        for each."""
-        taken = {
-            step: self._subject.ask("uncached", ids=talk.prompt, maxTokens=1, step=step)["ttftMs"]
-            for step in STEPS
-        }
-        self._steps[talk.length] = min(taken, key=lambda step: taken[step])
+    def choose_step(self, talk: Talk, steps: Sequence[int]) -> dict[int, float]:
+        """Have cold passes of as many tokens as take least to the first one; return the times."""
+        taken: dict[int, float] = {}
+        for step in steps if len(steps) > 1 else ():
+            told = self._subject.ask("uncached", ids=talk.prompt, maxTokens=1, step=step)
+            taken[step] = told["ttftMs"]
+        self._steps[talk.length] = min(taken, key=lambda step: taken[step], default=steps[0])
         return taken
 
     def uncached(self, prompt: list[int], length: int) -> list[int]:

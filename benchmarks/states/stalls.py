@@ -7,11 +7,10 @@ longest echo there and back, beside it, misses none, and has the host's own dela
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ..processes import Subject
 from .models import Written
-from .sides import NODE, start_isthmus
 from .talks import tokens
 
 
@@ -24,12 +23,10 @@ class Stalls:
     took_ms: dict[str, float]
 
 
-def measure(folder: Path, model: Written, length: int, restores: int) -> Stalls:
+def measure(subject: Subject, model: Written, length: int, restores: int) -> Stalls:
     """Save a session of so many tokens, then read it so many times."""
-    with start_isthmus(NODE) as subject:
-        subject.ask("start", dir=str(folder), sources=[model.source])
-        ids = tokens(length, "stall")
-        told = subject.ask("stall", source=model.source, name="stall", ids=ids, restores=restores)
+    ids = tokens(length, "stall")
+    told = subject.ask("stall", source=model.source, name="stall", ids=ids, restores=restores)
     found: list[dict[str, Any]] = [told["save"], *told["restores"]]
     for each in told["restores"]:
         if each["state"] != "warm":

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from ..processes import Subject
 from .models import Written
-from .sides import NODE, start_isthmus
 from .talks import tokens
 
 TURN_TOKENS: Final = 256
@@ -48,26 +46,24 @@ class Writes:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def measure(folder: Path, model: Written, length: int) -> Writes:
+def measure(subject: Subject, model: Written, length: int) -> Writes:
     """Have a conversation of so many tokens, another one that begins as it, and a restart."""
-    with start_isthmus(NODE) as subject:
-        subject.ask("start", dir=str(folder), sources=[model.source])
-        text, turns = _converse(subject, model, length)
-        token_bytes = model.shape.token_bytes
-        shared = min(_SHARED_TOKENS, length // 2)
-        opening = [*text[:shared], *tokens(_OWN_TOKENS, "own")]
-        told = _ask(subject, model, "other", opening)
-        (answer,) = told["answers"]
-        own = len(opening) - shared + len(answer["ids"]) - 1
-        subject.ask("restart")
-        again = _ask(subject, model, "long", [*text, *tokens(TURN_TOKENS - _GENERATED, "again")])
-        return Writes(
-            token_bytes * TURN_TOKENS,
-            turns,
-            told["savedBytes"] / (own * token_bytes),
-            answer["reusedTokens"],
-            again["restoredBytes"] / (again["answers"][0]["reusedTokens"] * token_bytes),
-        )
+    text, turns = _converse(subject, model, length)
+    token_bytes = model.shape.token_bytes
+    shared = min(_SHARED_TOKENS, length // 2)
+    opening = [*text[:shared], *tokens(_OWN_TOKENS, "own")]
+    told = _ask(subject, model, "other", opening)
+    (answer,) = told["answers"]
+    own = len(opening) - shared + len(answer["ids"]) - 1
+    subject.ask("restart")
+    again = _ask(subject, model, "long", [*text, *tokens(TURN_TOKENS - _GENERATED, "again")])
+    return Writes(
+        token_bytes * TURN_TOKENS,
+        turns,
+        told["savedBytes"] / (own * token_bytes),
+        answer["reusedTokens"],
+        again["restoredBytes"] / (again["answers"][0]["reusedTokens"] * token_bytes),
+    )
 
 
 def _converse(subject: Subject, model: Written, length: int) -> tuple[list[int], list[int]]:

@@ -1,7 +1,7 @@
 """Conversations whose caches are kept: runtimes that keep them, prompts, and the files of a store.
 
-A conversation here is token ids, drawn by a number, so that no two of them begin alike. What a model
-says to one is compared with what it says without any cache.
+A conversation here is token ids, drawn by a number, so that no two of them begin alike. What a
+model says to one is compared with what it says without any cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def prompt(number: int, tokens: int = TOKENS) -> list[int]:
 
 
 @asynccontextmanager
-async def keeping(path: Path | None, *arguments: str, **options: Any) -> AsyncIterator[host.Runtime]:
+async def keeping(
+    path: Path | None, *arguments: str, **options: Any
+) -> AsyncIterator[host.Runtime]:
     """Run a runtime that keeps sessions in a folder; without one, in memory.
 
     Args:

@@ -81,6 +81,11 @@ def runtime_command(*arguments: str) -> list[str]:
     return [sys.executable, str(FAULTY), "runtime", *arguments]
 
 
+def keeping_command(path: Path) -> list[str]:
+    """Return the command line of the runtime that keeps sessions in a folder."""
+    return [sys.executable, "-P", "-m", "isthmus", "runtime", "--session-dir", str(path)]
+
+
 def in_shell(script: str, *arguments: str) -> list[str]:
     """Return the command line of a shell whose `script` has the runtime's in place of RUNTIME."""
     return ["sh", "-c", script.replace("RUNTIME", shlex.join(runtime_command(*arguments)))]

@@ -23,12 +23,6 @@ PROMISES: Final[tuple[Promise, ...]] = tuple(
 
 NOT_PROMISED: Final = (
     NotPromised(
-        63,
-        "a damaged file of a kept conversation, a full disk, two writers",
-        "Isthmus does not keep conversations on disk. KV caches live in memory and end with their "
-        "model.",
-    ),
-    NotPromised(
         66,
         "a browser from another site, huge bodies and slow senders over HTTP",
         "Isthmus has no HTTP front and opens no port.",

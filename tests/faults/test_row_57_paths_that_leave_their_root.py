@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.peer import Peer
+from tests.faults.peer import Peer, keeping_command
 from tests.faults.small_models import write_chain
 from tests.fixtures.bad_models import BAD_FOLDERS, BadFolder
 
@@ -103,3 +103,95 @@ def test_a_handle_is_only_ever_looked_up(peer: Peer, handle: str) -> None:
     error = peer.refusal("tokenize", {"model": handle, "text": "x"})
     assert error["code"] == "MODEL_NOT_LOADED"
     assert len(error["message"]) < 1_000
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of sessions; nothing may appear beside it."""
+    base = tmp_path_factory.mktemp("kept")
+    (base / "canary").write_text("untouched")
+    (base / "link").symlink_to(base / "canary")
+    return base / "sessions"
+
+
+@pytest.fixture(scope="module")
+def keeping(sessions: Path) -> Iterator[Peer]:
+    """A runtime that keeps sessions there."""
+    with Peer(command=keeping_command(sessions)) as peer:
+        yield peer
+        assert peer.is_echoing()
+
+
+SESSION_IDS = (
+    *("..", ".", "...", "." * 128, "../canary", "../../canary", "a/../../canary", "a/b", "/"),
+    *("//", "/etc/passwd", "/tmp/x", "~", "~root", "..%2fcanary", "%2e%2e%2fcanary"),
+    *("..%5ccanary", "..\\canary", "C:\\x", "C:x", "\\\\host\\share", "file:///etc/passwd"),
+    *("a:b", "a*", "a?", "<a>", "$HOME", "`id`", "", " ", "a b", "a ", "a\0", "\0"),
+    *("\0../canary", "a\n", "a\r", "\n", "a\t", "\x7f", "\u202e", "\u2024\u2024", "ä"),
+    *("\uff0e\uff0e\uff0fcanary", "a" * 129, "a" * 300, "a" * 100_000),
+)
+
+
+@pytest.mark.parametrize("session", SESSION_IDS, ids=lambda session: ascii(session)[:20])
+def test_no_id_of_a_session_is_taken_that_could_be_a_path(
+    keeping: Peer, chain_folder: Path, sessions: Path, session: str
+) -> None:
+    model = keeping.load(chain_folder)
+    named = {"session": {"id": session}}
+    for method, params in (
+        ("open_session", {"model": model, **named}),
+        ("generate", {"model": model, "prompt": "a", "max_tokens": 1, **named}),
+        ("save_session", named),
+        ("evict_session", named),
+        ("truncate_session", {"tokens": 0, **named}),
+        ("delete_session", named),
+        ("fork_session", {"to": "good", **named}),
+        ("fork_session", {"to": session, "session": {"id": "good"}}),
+    ):
+        error = keeping.refusal(method, params)
+        assert error["code"] == "PATH_REFUSED", method
+        is_target = params.get("to") == session
+        assert error["details"]["field"] == ("to" if is_target else "session.id")
+        assert len(error["message"]) < 1_000
+    assert keeping.call("list_sessions")["sessions"] == []
+    assert sorted(path.name for path in sessions.parent.iterdir()) in (
+        ["canary", "link"],
+        ["canary", "link", "sessions"],
+    )
+    assert (sessions.parent / "canary").read_text() == "untouched"
+
+
+def test_ids_and_tenants_are_no_part_of_any_path(
+    keeping: Peer, chain_folder: Path, sessions: Path
+) -> None:
+    model = keeping.load(chain_folder)
+    names = ("CON", "nul", "..a", "a..", "-rf", ".hidden", "con.txt", "a" * 128, "__proto__")
+    for tenant in (None, "../canary", "/etc", "\0", "..", "ä" * 1_024):
+        for name in names:
+            named: dict[str, object] = {"id": name, "pin": True}
+            if tenant is not None:
+                named["tenant"] = tenant
+            keeping.call("open_session", {"model": model, "session": named})
+    files = [path for path in sessions.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.parts[-3:-1] == ("v1", "sessions")]) == 6 * len(
+        names
+    )
+    for path in files:
+        assert not any(name in path.name for name in names)
+        assert b"canary" not in path.read_bytes()
+    assert sorted(path.name for path in sessions.parent.iterdir()) == ["canary", "link", "sessions"]
+    keeping.call("unload_model", {"model": model})
+
+
+def test_names_that_differ_in_case_alone_are_two_sessions(
+    keeping: Peer, chain_folder: Path
+) -> None:
+    model = keeping.load(chain_folder)
+    for name in ("chat", "Chat", "CHAT"):
+        params = {"model": model, "prompt": name * 20, "max_tokens": 1, "session": {"id": name}}
+        keeping.call("generate", params)
+        assert keeping.call("save_session", {"session": {"id": name}})["saved"]
+    assert keeping.call("delete_session", {"session": {"id": "Chat"}})["deleted"]
+    listed = {info["id"]: info for info in keeping.call("list_sessions")["sessions"]}
+    assert listed["chat"]["tokens"] == listed["CHAT"]["tokens"] == 80
+    assert "Chat" not in listed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.peer import DELTA, ERROR, Peer, read_ids
+from tests.faults.peer import DELTA, ERROR, Peer, keeping_command, read_ids
 from tests.faults.small_models import write_chain
 from tests.faults.ways import WAYS, assert_batched, options_of
 
@@ -83,3 +83,45 @@ def test_what_came_before_it_is_delivered_however_it_is_generated(
     assert ids == list(letters[1:].encode())
     assert error["details"]["completion_tokens"] == len(ids)
     peer.call("unload_model", {"model": model})
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "masked"])
+def test_a_session_is_not_kept_with_it_and_goes_on_from_what_it_had(
+    tmp_path: Path, kind: str
+) -> None:
+    follows = dict(itertools.pairwise(STEPS))
+    folder = write_chain(tmp_path / "model", follows, overflow={STEPS[-1]: kind})
+    with Peer(command=keeping_command(tmp_path / "sessions")) as peer:
+        model = peer.load(folder)
+        session = {"session": {"id": "s"}}
+        sound = "x" * 40
+        kept = {"model": model, "max_tokens": 5, **session}
+        assert peer.call("generate", {"prompt": sound, **kept})["finish_reason"] == "length"
+        before = peer.call("save_session", session)
+        assert before["saved"] and before["tokens"] == 44
+        # It breaks after "d": when that was drawn, or is the prompt's last token.
+        for prompt in (sound + "x" * 5 + "a", sound + "x" * 5 + "d"):
+            error = peer.refusal("generate", {"prompt": prompt, **kept})
+            assert error["code"] == "NUMERIC_ERROR"
+            after = peer.call("open_session", {"model": model, **session})
+            assert after["tokens"] <= 44 and after["saved_tokens"] == 44
+        again = peer.call("save_session", session)
+        assert again["saved"] and again["written_bytes"] == 0
+        end = peer.call("generate", {"prompt": sound + "x" * 5 + "y", **kept})
+        assert end["cache"]["reused_tokens"] == 44
+        peer.call("evict_session", session)
+        ids, end = peer.generate(model, sound + "x" * 5 + "yyy", max_tokens=3, **session)
+        assert (ids, end["cache"]["state"]) == ([ord("y")] * 3, "warm")
+        assert end["cache"]["reused_tokens"] >= 46
+
+
+def test_a_session_that_begins_with_it_is_not_kept_at_all(tmp_path: Path) -> None:
+    folder = write_chain(tmp_path / "model", {}, overflow={STEPS[-1]: "nan"})
+    with Peer(command=keeping_command(tmp_path / "sessions")) as peer:
+        model, session = peer.load(folder), {"session": {"id": "s"}}
+        params = {"model": model, "prompt": "x" * 400 + "d", "max_tokens": 5, **session}
+        assert peer.refusal("generate", params)["code"] == "NUMERIC_ERROR"
+        peer.call("save_session", session)
+        info = peer.call("open_session", {"model": model, **session})
+        assert (info["state"], info["tokens"], info["disk_bytes"]) == ("cold", 0, 0)
+        assert peer.call("session_stats")["saves"] == 0

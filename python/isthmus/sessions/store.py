@@ -431,6 +431,8 @@ class SessionStore:
             except BadFile:
                 self.counts["corrupt_files"] += 1
                 self._drop_state(node)
+            except FileNotFoundError:
+                self._drop_state(node)
             except OSError:
                 continue
         return 0, None

@@ -165,7 +165,8 @@ class Tree:
             found.append(node)
             if node.piece.start == boundary_before(node.piece.start):
                 break
-            node = self.nodes.get(node.piece.parent)
+            parent = self.nodes.get(node.piece.parent)
+            node = parent if parent is not None and node.follows(parent) else None
         return found
 
     def is_free(self, node: Node) -> bool:

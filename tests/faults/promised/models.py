@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .promise import NODE, RUNTIME, Promise, Section
+from .promise import NODE, PYTHON_HOST, RUNTIME, Promise, Section
+
+SESSIONS = "tests/contract/test_sessions.py"
+"""What sessions promise while nothing goes wrong."""
 
 MODELS = Section(
     "Models and what they compute",
@@ -33,7 +36,8 @@ MODELS = Section(
             (RUNTIME,),
             "paths and ids that lead out of the folder they are confined to",
             "They are refused with `PATH_REFUSED`, however they are written, also inside a model's "
-            "own files; nothing outside is read.",
+            "own files; nothing outside is read. No id and no tenant of a session is part of a "
+            "path.",
         ),
         Promise(
             58,
@@ -62,7 +66,7 @@ MODELS = Section(
             (RUNTIME,),
             "a model's logits become NaN, infinite or minus infinity everywhere",
             "`NUMERIC_ERROR` comes at that very step, after the tokens before it; others of the "
-            "same batch keep theirs.",
+            "same batch keep theirs. A session is not saved with it, and goes on from what it had.",
         ),
         Promise(
             62,
@@ -70,6 +74,21 @@ MODELS = Section(
             "the same seed twice, in turn or at once",
             "It gives the same tokens, whoever else is served and however it is generated. A seed "
             "that was drawn is told.",
+        ),
+        Promise(
+            63,
+            (PYTHON_HOST, NODE),
+            "a kept conversation whose files, disk, model or process fail it",
+            "No answer depends on what was kept bit for bit (`native`): it has the tokens that it "
+            "has without a session. Every byte that is read is checked, and what is damaged is put "
+            "aside and evaluated again. A full or vanished disk costs the saving alone, and a "
+            "counter says so. A killed runtime leaves whole files, which the next one goes on "
+            "from. Nothing is reused of another model, tokenizer, adapter, format or tenant.",
+            elsewhere=(
+                f"{SESSIONS}::test_speculation_changes_no_token_of_a_session",
+                f"{SESSIONS}::test_sessions_and_plain_generations_at_once_have_their_own_tokens",
+                f"{SESSIONS}::test_another_format_is_kept_smaller_and_answers",
+            ),
         ),
         Promise(
             64,

@@ -25,7 +25,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-MANY = settings(QUICK, max_examples=300)
+MANY = settings(QUICK, max_examples=150)
 
 LAYOUT: Final = Layout((TokenLayer(2, 8, 8, "float32"), TokenLayer(2, 8, 8, "float32")))
 STATEFUL: Final = Layout(

@@ -56,6 +56,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Those of which nothing was lost."""
         self.saving: tuple[str, TokenIds, Generator[None, None, Saved]] | None = None
         self.is_size_known = True
+        self.damaged: set[Path] = set()
+        """Files that were damaged, and may not have been noticed."""
         self.evicted = 0
 
     @initialize(chunks=st.sampled_from([3, 6, 100]))
@@ -105,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.whole.discard(name)
         assert (saved.tokens == len(ids)) == (saved.reason is None)
         assert self._record(name).tokens == saved.tokens
-        if saved.reason is None and self.is_size_known:
+        if saved.reason is None and not self.damaged:
             self.whole.add(name)
 
     def _note_evictions(self) -> None:
@@ -166,13 +168,14 @@ class StoreMachine(RuleBasedStateMachine):
         file = files[number % len(files)]
         raw = bytearray(file.read_bytes())
         at = round(place * (len(raw) - 1))
-        if how == "flip":
+        if how == "flip" and raw:
             raw[at] ^= 1 << number % 8
             file.write_bytes(raw)
         elif how == "cut":
             file.write_bytes(raw[:at])
         else:
             file.unlink()
+        self.damaged.add(file)
         self.whole.clear()
         self.is_size_known = False
 
@@ -185,12 +188,16 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.finish_the_save()
         before = self.disk.store.sessions
+        self._restart()
+        assert self.disk.store.sessions == before or self.evicted
+
+    def _restart(self) -> None:
         self.disk.restart()
         self.evicted = self.disk.store.counts["evicted_files"]
-        assert self.disk.store.sessions == before or self.evicted
         if self.evicted:
             self._has_lost()
         self.is_size_known = True
+        self.damaged = {file for file in self.damaged if file.exists()}
 
     @precondition(lambda self: self.saving is None)
     @rule(name=NAMES)
@@ -199,12 +206,11 @@ class StoreMachine(RuleBasedStateMachine):
         if not file.exists():
             return
         file.write_bytes(file.read_bytes()[:-5])
-        self.disk.restart()
+        self._restart()
         assert not self._record(name).tip
         assert not file.exists()
         self.texts.pop(name, None)
         self.whole.discard(name)
-        self.is_size_known = True
 
     @invariant()
     def the_quota_holds(self) -> None:
