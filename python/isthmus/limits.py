@@ -153,6 +153,10 @@ SESSION_FREE_DISK_BYTES: Final = 1024**3
 SESSION_TTL_S: Final = 30 * 24 * 3_600.0
 """How long a session that nobody uses is kept on disk."""
 
+SESSION_ROOM_TOKENS: Final = 64
+"""Room beyond the prompt in a cache that is read from disk: fresh memory costs as much as reading,
+and most answers that come first are short."""
+
 SESSION_RESTORE_LIMIT_S: Final = 20.0
 """How long a call waits for the disk before it goes on without: by then evaluating is as fast."""
 

@@ -30,8 +30,9 @@ QUOTA_BYTES = 5_000_000
 """Room for one conversation and a part of a second."""
 
 RUNTIME = shlex.join([sys.executable, "-P", "-m", "isthmus", "runtime"])
-LIMITED = ["sh", "-c", f'ulimit -f 8; exec {RUNTIME} "$@"', "sh"]
-"""A runtime that cannot write a file of more than 4 KiB, as on a disk that is full."""
+LIMITED = ["sh", "-c", f'ulimit -f 8; PYTHONDONTWRITEBYTECODE=1 exec {RUNTIME} "$@"', "sh"]
+"""A runtime that cannot write a file of more than 4 KiB, as on a disk that is full. Nor may Python
+then: it would leave the beginnings of compiled modules, which break every later start."""
 
 
 async def serves_without_disk(runtime: host.Runtime, path: Path) -> str:

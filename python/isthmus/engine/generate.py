@@ -32,6 +32,10 @@ rounded once; Metal was not measured."""
 CLEAR_CACHE_EVERY: Final = 256
 """Steps between two returns of unused buffers, as in mlx-lm."""
 
+_MERGED_TOKENS: Final = 64
+"""Prompt tokens, after a reused cache, whose pass also gives the first token: logits are computed
+for each of them, which with more costs as much as the pass that is saved."""
+
 _REPLAYED_STEPS: Final = 8
 """Tokens that are evaluated again in one step of the scheduler."""
 
@@ -153,11 +157,12 @@ class Sequence:
             self.remaining,
         )
         self._is_exact = self._is_exact and whole
+        if self.cached and count == self.remaining <= _MERGED_TOKENS:
+            return self._begin_to_decode()
         made = self._extend(self.tokens[self.prefilled : self.prefilled + count])
         self.prefilled += count
-        if not self.is_prefilling and self.plan.whose.owner and self.cache is not None:
-            states = copy_states(self.cache)
-            self.checkpoints = [(self.prefilled, states)] if states else []
+        if not self.is_prefilling:
+            self._mark()
         return made
 
     def prefilled_by_others(self) -> None:
@@ -258,10 +263,27 @@ class Sequence:
             "cache_state": self.cache_state,
         }
 
-    def _dispatch(self, last: mx.array, position: int) -> _Step:
-        logits = self.network(last[None], cache=self.cache)[:, -1, :]
+    def _begin_to_decode(self) -> list[Any]:
+        """Dispatch the rest of the prompt and the first token in one pass. Alone the last token of
+        a prompt has a pass of its own; after a reused cache the last bits differ anyway."""
+        assert self.cache is not None
+        fed = self.tokens[self.prefilled :]
+        with mx.stream(self.stream):
+            make_room(self.cache, len(fed), len(self.plan.prompt))
+            self._pending = self._dispatch(mx.array(fed), 0)
+        self.prefilled = len(self.plan.prompt) - 1
+        return [entry.state for entry in self.cache]
+
+    def _mark(self) -> None:
+        """Keep the states after the prompt, if a session has some: they cannot be cut back to."""
+        if self.plan.whose.owner and self.cache is not None:
+            states = copy_states(self.cache)
+            self.checkpoints = [(self.prefilled, states)] if states else []
+
+    def _dispatch(self, fed: mx.array, position: int) -> _Step:
+        logits = self.network(fed[None], cache=self.cache)[:, -1, :]
         known = len(self.plan.prompt) + position - 1
-        logits = self.sampler.process(logits, self.tokens, known, last)
+        logits = self.sampler.process(logits, self.tokens, known, fed[-1:])
         is_lazy = self.sampler.is_lazy and self.plan.constraint is None
         chosen = self.sampler.draw(logits, position) if is_lazy else None
         step = _Step(chosen, logits.squeeze(0).astype(mx.float32))

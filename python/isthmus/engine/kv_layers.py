@@ -31,8 +31,12 @@ from ..sessions.store import Evaluated
 Checkpoint = tuple[int, list[Any]]
 """The state layers of a cache as they were after so many tokens."""
 
-_STEP: Final = 256
+_GROWTH_TOKENS: Final = 256
 """Tokens by which mlx-lm's caches grow."""
+
+_STEP_BYTES: Final = 16 * 1024 * 1024
+"""Memory that is made in one step of the engine, between those of generations: about 50 ms where
+each page has to be mapped."""
 
 
 def leaves(cache: Sequence[Any]) -> list[Any]:
@@ -137,34 +141,35 @@ def _name(array: mx.array) -> str:
 
 
 class NewCache:
-    """Memory for a cache that is read from disk, made layer by layer.
+    """Memory for a cache that is read from disk, made in steps.
 
     Args:
         network: The mlx-lm model.
         layout: What its caches look like.
-        tokens: How many there is room for, and for some more.
+        tokens: How many there is room for.
     """
 
     def __init__(self, network: Any, layout: Layout, tokens: int) -> None:
         self.arrays: list[Array] = []
         """Keys and values of each token layer, in turn, [heads, tokens, size]; to be filled."""
+        self._network = network
         self._layout = layout
-        self._cache: list[Any] = make_prompt_cache(network)
-        self._room = _whole_steps(tokens + CACHE_ROOM_TOKENS)
         self._made: list[mx.array] = []
         self._left = [
-            (layer, size)
+            ((1, layer.heads, tokens, size), layer.dtype)
             for layer in layout.token_layers
             for size in (layer.key_size, layer.value_size)
         ]
 
     def step(self) -> bool:
-        """Make one array; return whether all are made."""
-        if self._left:
-            layer, size = self._left.pop(0)
-            kind = mx.uint16 if layer.dtype == "bfloat16" else getattr(mx, layer.dtype)
-            array = mx.zeros((1, layer.heads, self._room, size), kind)
-            mx.eval(array)
+        """Make some arrays; return whether all are made."""
+        made: list[mx.array] = []
+        while self._left and sum(array.nbytes for array in made) < _STEP_BYTES:
+            shape, dtype = self._left.pop(0)
+            kind = mx.uint16 if dtype == "bfloat16" else getattr(mx, dtype)
+            made.append(mx.zeros(shape, kind))
+        mx.eval(made)
+        for array in made:
             view = np.array(array, copy=False)[0]
             if not (view.flags.writeable and view.flags.c_contiguous):
                 raise ValueError("mlx gives no writable memory")
@@ -180,14 +185,15 @@ class NewCache:
         """
         self.arrays.clear()
         waiting = list(states or ())
+        cache: list[Any] = make_prompt_cache(self._network)
         made = self._made
-        for leaf, layer in zip(leaves(self._cache), self._layout.layers, strict=True):
+        for leaf, layer in zip(leaves(cache), self._layout.layers, strict=True):
             if isinstance(layer, TokenLayer):
                 leaf.keys, leaf.values = _typed(made.pop(0), layer), _typed(made.pop(0), layer)
                 leaf.offset = tokens
             else:
                 _put_state(leaf, layer, waiting.pop(0), tokens)
-        return self._cache
+        return cache
 
 
 def _typed(array: mx.array, layer: TokenLayer) -> mx.array:
@@ -239,7 +245,7 @@ def _grown(array: mx.array, held: int, more: int) -> mx.array:
 
 
 def _whole_steps(tokens: int) -> int:
-    return -(-tokens // _STEP) * _STEP
+    return -(-tokens // _GROWTH_TOKENS) * _GROWTH_TOKENS
 
 
 def trim_to(cache: Sequence[Any], tokens: int) -> None:

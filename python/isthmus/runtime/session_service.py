@@ -92,8 +92,7 @@ class EngineCaches:
         """Return memory for a cache of so many tokens, made in steps."""
         from ..engine.kv_layers import NewCache
 
-        network = self._models.get(model).network
-        made = await self._engine.run(lambda: NewCache(network, layout, tokens))
+        made = NewCache(self._models.get(model).network, layout, tokens)
         await self._engine.run_steps(made)
         return made
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..errors import EngineDead
-from ..limits import PROMPT_REUSE_TOKENS, SESSION_RESTORE_LIMIT_S
+from ..limits import PROMPT_REUSE_TOKENS, SESSION_RESTORE_LIMIT_S, SESSION_ROOM_TOKENS
 from .chain import TokenIds, root_key, shared_tokens, token_array
 from .chunkfile import FORMAT_VERSION, ChunkFormat
 from .known import KnownSession
@@ -63,7 +63,7 @@ class SessionEngine(Protocol):
     """What sessions ask of the engine."""
 
     async def allocate(self, model: str, layout: Layout, tokens: int) -> Memory:
-        """Return memory for a cache of so many tokens."""
+        """Return memory for a cache of up to so many tokens."""
         ...
 
     async def snapshot(self, name: str) -> Evaluated | None:
@@ -215,8 +215,9 @@ class Turn:
             self._release(held)
             return
         try:
+            # With room for the rest of the prompt and for some tokens after it.
             memory = await self._parts.engine.allocate(
-                self.model.handle, family.format.layout, held.tokens
+                self.model.handle, family.format.layout, len(ids) + SESSION_ROOM_TOKENS
             )
         except BaseException:
             self._release(held)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from hypothesis import HealthCheck, settings
 
 from isthmus.sessions.chain import CHUNK_TOKENS, TokenIds, root_key, token_array
 from isthmus.sessions.chunkfile import ChunkFormat, Piece
@@ -18,14 +17,6 @@ from isthmus.sessions.statefile import State
 from isthmus.sessions.store import Evaluated, Family, Saved, SessionStore, StoreOptions
 
 T = TypeVar("T")
-
-QUICK = settings(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-MANY = settings(QUICK, max_examples=150)
 
 LAYOUT: Final = Layout((TokenLayer(2, 8, 8, "float32"), TokenLayer(2, 8, 8, "float32")))
 STATEFUL: Final = Layout(

@@ -1,11 +1,12 @@
-"""Saves growing conversations without end, for a test that kills it: `python saver.py FOLDER`."""
+"""Saves growing conversations without end, for a test that kills it.
+
+python -m tests.python.sessions.saver FOLDER
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[3]), str(Path(__file__).parents[3] / "python")]
 
 from tests.python.sessions.rig import Disk, join, text
 

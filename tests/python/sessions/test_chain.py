@@ -16,7 +16,8 @@ from isthmus.sessions.chain import (
     shared_tokens,
     token_array,
 )
-from tests.python.sessions.rig import MANY, join, text
+from tests.python.sessions.rig import join, text
+from tests.python.sessions.strategies import MANY
 
 ROOT = root_key([b"model"])
 LENGTHS = st.integers(0, 3 * CHUNK_TOKENS)
@@ -73,9 +74,7 @@ def test_other_roots_share_no_key(one: list[bytes], other: list[bytes]) -> None:
         assert (first.key(end) == second.key(end)) == (one == other)
 
 
-@given(
-    one=st.lists(st.integers(0, 2), max_size=8), other=st.lists(st.integers(0, 2), max_size=8)
-)
+@given(one=st.lists(st.integers(0, 2), max_size=8), other=st.lists(st.integers(0, 2), max_size=8))
 @MANY
 def test_shared_tokens_are_counted_from_the_first_on(one: list[int], other: list[int]) -> None:
     length = 0

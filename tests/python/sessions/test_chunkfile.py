@@ -15,7 +15,8 @@ from isthmus.sessions.checked import BadFile, Bytes
 from isthmus.sessions.chunkfile import ChunkFormat, Piece
 from isthmus.sessions.layout import DTYPES, Layout, StateLayer, TokenLayer
 from isthmus.sessions.reference import FORMATS
-from tests.python.sessions.rig import LAYOUT, QUICK, arrays_of, room_for, text
+from tests.python.sessions.rig import LAYOUT, arrays_of, room_for, text
+from tests.python.sessions.strategies import QUICK
 
 TINY = Layout((TokenLayer(1, 2, 2, "float16"),))
 FORMAT = ChunkFormat(LAYOUT, "native")
@@ -130,9 +131,7 @@ def test_the_file_of_another_layout_is_bad(other: ChunkFormat) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_native_file_is_one_that_any_safetensors_reader_loads(
-    dtype: str, tmp_path: Path
-) -> None:
+def test_a_native_file_is_one_that_any_safetensors_reader_loads(dtype: str, tmp_path: Path) -> None:
     layout = Layout((TokenLayer(2, 8, 4, dtype),))
     file = tmp_path / "piece.safetensors"
     file.write_bytes(written(ChunkFormat(layout, "native"), piece(3, 9)).tobytes())

@@ -13,7 +13,7 @@ from isthmus.sessions.checked import BadFile
 from isthmus.sessions.record import SessionRecord, read_record
 from isthmus.sessions.reference import FORMATS, scope_of, session_name
 from tests.python.models.strategies import JSON
-from tests.python.sessions.rig import MANY
+from tests.python.sessions.strategies import MANY
 
 HEX = st.binary(max_size=32).map(bytes.hex)
 RECORDS = st.builds(

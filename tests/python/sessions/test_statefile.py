@@ -13,7 +13,8 @@ from isthmus.sessions.checked import NO_CHECKSUM, BadFile, Bytes, sign
 from isthmus.sessions.layout import Layout, StateLayer
 from isthmus.sessions.statefile import STATE_DTYPES, State, decode_states, encode_states
 from tests.python.models.strategies import JSON
-from tests.python.sessions.rig import MANY, STATEFUL, same_states, states_of, text
+from tests.python.sessions.rig import STATEFUL, same_states, states_of, text
+from tests.python.sessions.strategies import MANY
 
 KEY = b"k" * 32
 HEAD = b'{"__metadata__":{"crc32":"'

@@ -28,6 +28,7 @@ from tests.python.sessions.rig import (
     text,
 )
 
+ROOT = Path(__file__).parents[3]
 CHAT = SessionRecord("chat", "").name
 
 
@@ -100,9 +101,8 @@ def test_a_write_that_fails_halfway_leaves_nothing(
 
 
 def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path) -> None:
-    program = f"""
+    program = """
         import resource, sys
-        sys.path[:0] = {[str(path) for path in (Path.cwd(), Path.cwd() / "python")]!r}
         from pathlib import Path
         from tests.python.sessions.rig import Disk, text
         disk = Disk(Path(sys.argv[1]))
@@ -114,8 +114,8 @@ def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path) -> None:
         assert disk.store.counts["save_failures"] == 1
         assert not list(disk.path.rglob(".new-*"))
     """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "sessions")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-B", "-c", textwrap.dedent(program), str(tmp_path / "sessions")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert Disk(tmp_path / "sessions").read(text(900)) == 100
 

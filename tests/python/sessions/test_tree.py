@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from isthmus.sessions.chain import CHUNK_TOKENS, Chain, boundary_before, root_key, token_array
 from isthmus.sessions.chunkfile import Piece
 from isthmus.sessions.tree import NOTHING, Node, Tree
-from tests.python.sessions.rig import MANY, join, text
+from tests.python.sessions.rig import join, text
+from tests.python.sessions.strategies import MANY
 
 ROOT = root_key([b"model"])
 STARTS = [text(length, seed) for length, seed in [(0, 0), (100, 1), (256, 1), (256, 2), (600, 1)]]
@@ -102,7 +104,7 @@ def test_the_longest_beginning_is_found(
     if match.tip is not None:
         path = model.tree.path(match.tip)
         assert path[0].piece.start == 0 and path[-1] is match.tip
-        assert all(one.piece.key == other.piece.parent for one, other in zip(path, path[1:]))
+        assert all(one.piece.key == other.piece.parent for one, other in pairwise(path))
 
 
 @given(model=models())
