@@ -119,7 +119,7 @@ SLOW_TO_BEGIN: dict[str, dict[str, Any]] = {
 async def test_no_call_overtakes_a_turn_whose_prompt_is_being_made(
     runtime: host.Runtime, model: host.Model, what: str
 ) -> None:
-    name = f"slow-{len(what)}"
+    name = what.replace(" ", "-")
     session = await runtime.sessions.open(name, model=model)
     running = session.generate(max_tokens=4, **SLOW_TO_BEGIN[what])
     deleted = asyncio.ensure_future(session.delete())
