@@ -1,4 +1,4 @@
-"""Five turns of a chat in a session say what five fresh prompts say, whatever the tokenizer does."""
+"""Five turns in a session say what five fresh prompts say, whatever the tokenizer does."""
 
 from __future__ import annotations
 

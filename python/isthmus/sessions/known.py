@@ -1,7 +1,8 @@
 """What the event loop knows of a session: who works on it, what is hot, what is saved.
 
-The disk's side is `record.py`. A session has one worker at a time; who comes meanwhile waits in
-order.
+The disk's side is `record.py`. A session is one call's at a time. A place in its queue is taken
+when the call arrives, not when it gets round to it, so that no call overtakes one that was made
+before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,40 @@ from typing import Any
 
 from .chain import TokenIds, token_array
 from .record import SessionRecord
+from .reference import SessionReference
 from .store import Saved
+
+
+class Place:
+    """A call's place in the queue of a session; it is given back when nobody holds it any more.
+
+    The queue knows only the event that a place waits for, so that a call which was dropped before
+    it began leaves, too.
+    """
+
+    def __init__(self, session: KnownSession, reference: SessionReference) -> None:
+        self.session = session
+        self.reference = reference
+        self._come = asyncio.Event()
+        session.queue.append(self._come)
+        session.queue[0].set()
+
+    async def wait(self) -> None:
+        """Wait until all who came before have left."""
+        await self._come.wait()
+
+    def leave(self) -> None:
+        """Let the next one come; may be repeated."""
+        queue = self.session.queue
+        if self._come in queue:
+            queue.remove(self._come)
+            if queue:
+                queue[0].set()
+
+    def __del__(self) -> None:
+        """Leave, if that was forgotten."""
+        self.leave()
+
 
 NO_TOKENS: TokenIds = token_array([])
 
@@ -23,8 +57,7 @@ class KnownSession:
 
     Attributes:
         record: How it is on disk, or would be.
-        working: Held by the call that is at work on it.
-        waiting: Calls that work on it or wait to.
+        queue: Calls that work on it or wait to, in order.
         hot: The tokens of its cache in memory; none while it has none there.
         hot_model: Whose cache that is.
         hot_bytes: What that takes.
@@ -34,8 +67,7 @@ class KnownSession:
     """
 
     record: SessionRecord
-    working: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
+    queue: list[asyncio.Event] = field(default_factory=list, repr=False)
     hot: TokenIds = field(default_factory=lambda: NO_TOKENS)
     hot_model: str = ""
     hot_bytes: int = 0
@@ -54,7 +86,7 @@ class KnownSession:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost when it is forgotten."""
-        return not (self.waiting or len(self.hot) or self.saving or self.is_unsaved)
+        return not (self.queue or len(self.hot) or self.saving or self.is_unsaved)
 
     def is_now_hot(self, ids: TokenIds, model: str, nbytes: int) -> None:
         """Take note of what is in memory."""
@@ -77,7 +109,7 @@ class KnownSession:
             "disk_bytes": disk_bytes,
             "kv": self.record.kv,
             "pin": self.record.pin,
-            "busy": self.waiting > 0,
+            "busy": len(self.queue) > 0,
             "used_at": used_at,
         }
 

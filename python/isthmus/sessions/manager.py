@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from ..errors import InvalidRequest, SessionBusy
+from ..errors import SessionBusy
 from ..limits import SESSION_SWEEP_S, SESSIONS_KNOWN_LIMIT
-from .known import KnownSession
+from .known import KnownSession, Place
 from .record import SessionRecord
-from .reference import SessionReference
+from .reference import SessionReference, exists
 from .store import Saved, SessionStore
 from .turn import SessionEngine, SessionModel, Turn, TurnParts, save
 from .worker import Urgency, Worker
@@ -52,13 +52,18 @@ class SessionManager:
         self._known: dict[str, KnownSession] = {}
         self._used_at: dict[str, float] = {}
         self._models: dict[str, SessionModel] = {}
+        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sweeping: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Look at the disk, and begin to take calls."""
         self._worker.start()
-        self._worker.submit(Urgency.RESTORE, self._store.open)
+        self._opening = self._worker.submit(Urgency.RESTORE, self._store.open)
         self._sweep_later()
+
+    async def opened(self) -> None:
+        """Wait until the disk was looked at."""
+        await asyncio.wait({self._opening})
 
     def stop(self, timeout_s: float) -> bool:
         """Have what was queued written, for so long; return whether it was."""
@@ -67,14 +72,29 @@ class SessionManager:
         self._worker.submit(Urgency.SAVE, self._store.close)
         return self._worker.stop(timeout_s)
 
-    @contextlib.asynccontextmanager
-    async def turn(self, reference: SessionReference, model: SessionModel) -> AsyncIterator[Turn]:
-        """Have a session for a generation, as soon as nobody else has it.
+    def place(self, reference: SessionReference) -> Place:
+        """Take a place in a session's queue, at once; whoever has it hands it to a method, or
+        leaves.
 
         Raises:
-            SessionBusy: Somebody has, and the call does not want to wait.
+            SessionBusy: Somebody is there, and the call does not want to wait.
         """
-        async with self._session(reference, is_used=True) as session:
+        session = self._known.get(reference.name)
+        if session is None:
+            session = KnownSession(SessionRecord(reference.id, reference.scope))
+            self._known[reference.name] = session
+        if session.queue and not reference.waits:
+            raise SessionBusy(
+                f"another call is at work on the session {reference.id!r}; wait for it, or ask "
+                "with when_busy: queue"
+            )
+        return Place(session, reference)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, place: Place, model: SessionModel) -> AsyncIterator[Turn]:
+        """Have a session for a generation, as soon as nobody else has it."""
+        reference = place.reference
+        async with self._session(place, is_used=True) as session:
             self._models[model.handle] = model
             self._engine.protect(reference.name, True)
             turn = Turn(session, model, self._parts, self._latest)
@@ -86,17 +106,18 @@ class SessionManager:
                 finally:
                     self._engine.protect(reference.name, False)
 
-    async def open(self, reference: SessionReference) -> dict[str, Any]:
+    async def open(self, place: Place, model: SessionModel) -> dict[str, Any]:
         """Begin a session, or say how it is; return the protocol's session info."""
-        async with self._session(reference, is_used=True) as session:
-            before = await self._manage(lambda: self._store.get(reference.name))
-            if before is None or (before.kv, before.pin) != (session.record.kv, session.record.pin):
+        name = place.reference.name
+        async with self._session(place, is_used=True) as session:
+            before = await self._manage(lambda: self._store.get(name))
+            if before is None or before.pin != session.record.pin:
                 await self._manage(lambda: self._put(session.record, before))
-            return await self._info(session)
+            return await self._info(session, model)
 
-    async def save(self, reference: SessionReference) -> dict[str, Any]:
+    async def save(self, place: Place) -> dict[str, Any]:
         """Wait until all of a session is on disk."""
-        async with self._session(reference) as session:
+        async with self._session(place) as session:
             saved = await self._save(session)
             return {
                 "saved": saved.reason is None,
@@ -105,31 +126,28 @@ class SessionManager:
                 "reason": saved.reason,
             }
 
-    async def evict(self, reference: SessionReference) -> dict[str, Any]:
+    async def evict(self, place: Place) -> dict[str, Any]:
         """Save a session and let it leave memory; it stays where it cannot be saved."""
-        async with self._session(reference) as session:
+        async with self._session(place) as session:
             is_hot = len(session.hot) > 0
             if not is_hot or (await self._save(session)).reason is not None:
                 return {"evicted": False, "freed_bytes": 0}
-            freed = await self._engine.evict(reference.name)
+            freed = await self._engine.evict(place.reference.name)
             session.is_now_cold()
             return {"evicted": True, "freed_bytes": freed}
 
-    async def fork(self, reference: SessionReference, to: SessionReference) -> dict[str, Any]:
-        """Begin another session where this one is.
+    async def fork(self, place: Place, other_place: Place) -> dict[str, Any]:
+        """Begin another session where this one is. No two forks wait for each other: each has
+        taken both of its places at once.
 
         Raises:
             InvalidRequest: The other one exists.
         """
-        if to.name == reference.name:
-            raise _exists(to)
-        # In one order whoever asks, so that no two forks wait for each other.
-        first, second = sorted((reference, to), key=lambda each: each.name)
-        async with self._session(first) as one, self._session(second) as two:
-            session, other = (one, two) if first is reference else (two, one)
-            exists = await self._manage(lambda: self._store.get(to.name)) is not None
-            if exists or to.name in self._used_at:
-                raise _exists(to)
+        reference, to = place.reference, other_place.reference
+        async with self._session(place) as session, self._session(other_place) as other:
+            is_on_disk = await self._manage(lambda: self._store.get(to.name)) is not None
+            if is_on_disk or to.name in self._used_at:
+                raise exists(to)
             await self._finish_saving(session)
             other.record = replace(session.record, id=to.id)
             await self._manage(lambda: self._copy(reference.name, other.record))
@@ -141,24 +159,25 @@ class SessionManager:
             self._used_at[to.name] = self._wall_clock()
             return await self._info(other)
 
-    async def truncate(self, reference: SessionReference, tokens: int) -> dict[str, Any]:
+    async def truncate(self, place: Place, tokens: int) -> dict[str, Any]:
         """Forget all of a session but its first tokens."""
-        async with self._session(reference) as session:
+        name = place.reference.name
+        async with self._session(place) as session:
             await self._finish_saving(session)
             if len(session.hot) > tokens:
-                left = await self._engine.truncate(reference.name, tokens)
+                left = await self._engine.truncate(name, tokens)
                 if left:
                     session.hot = session.hot[:left]
                 else:
                     session.is_now_cold()
-            await self._manage(lambda: self._store.truncate(reference.name, tokens))
+            await self._manage(lambda: self._store.truncate(name, tokens))
             return await self._info(session)
 
-    async def delete(self, reference: SessionReference) -> bool:
+    async def delete(self, place: Place) -> bool:
         """Forget a session; return whether there was one."""
-        name = reference.name
-        was_known = name in self._used_at
-        async with self._session(reference) as session:
+        reference, name = place.reference, place.reference.name
+        async with self._session(place) as session:
+            was_known = name in self._used_at
             await self._finish_saving(session)
             await self._engine.evict(name)
             session.is_now_cold()
@@ -166,9 +185,7 @@ class SessionManager:
             session.record = SessionRecord(reference.id, reference.scope)
             was_on_disk = await self._manage(lambda: self._store.delete(name))
             self._used_at.pop(name, None)
-        if session.is_idle:
-            self._known.pop(name, None)
-        return was_known or was_on_disk
+        return was_known or bool(was_on_disk)
 
     async def infos(self, scope: str) -> list[dict[str, Any]]:
         """Return the info of all sessions of a tenant, the latest used first."""
@@ -214,28 +231,20 @@ class SessionManager:
                 session.is_now_cold()
 
     @contextlib.asynccontextmanager
-    async def _session(
-        self, reference: SessionReference, is_used: bool = False
-    ) -> AsyncIterator[KnownSession]:
+    async def _session(self, place: Place, is_used: bool = False) -> AsyncIterator[KnownSession]:
         """Have a session, alone, as it is asked for."""
-        session = self._known.get(reference.name)
-        if session is None:
-            session = KnownSession(SessionRecord(reference.id, reference.scope))
-            self._known[reference.name] = session
-        if session.waiting and not reference.waits:
-            raise SessionBusy(
-                f"another call is at work on the session {reference.id!r}; wait for it, or ask "
-                "with when_busy: queue"
-            )
-        session.waiting += 1
+        session, name = place.session, place.reference.name
         try:
-            async with session.working:
-                await self._read(session, reference)
-                if is_used:
-                    self._used_at[reference.name] = self._wall_clock()
-                yield session
+            await place.wait()
+            await self._read(session, place.reference)
+            if is_used:
+                self._used_at[name] = self._wall_clock()
+            yield session
         finally:
-            session.waiting -= 1
+            place.leave()
+            if session.is_idle and name not in self._used_at:
+                # The disk knows it, or nobody does.
+                self._known.pop(name, None)
             self._forget_some()
 
     async def _read(self, session: KnownSession, reference: SessionReference) -> None:
@@ -247,13 +256,24 @@ class SessionManager:
         record = session.record
         kv = record.kv if reference.kv is None else reference.kv
         pin = record.pin if reference.pin is None else reference.pin
-        if kv != record.kv and (len(session.hot) or session.saving is not None):
-            # What is hot may have been read from a format that is not exact.
-            await self._finish_saving(session)
-            await self._engine.evict(reference.name)
-            session.is_now_cold()
-            session.is_unsaved, session.problem = False, None
         session.record = replace(record, kv=kv, pin=pin)
+        if kv != record.kv:
+            await self._begin_anew(session)
+
+    async def _begin_anew(self, session: KnownSession) -> None:
+        """Forget what was kept in another format: it may not be exact."""
+        name = session.record.name
+        await self._finish_saving(session)
+        await self._engine.evict(name)
+        session.is_now_cold()
+        session.is_unsaved, session.problem = False, None
+        session.record = replace(session.record, root="", tip="", tokens=0)
+
+        def forget() -> None:
+            if self._store.get(name) is not None:
+                self._store.put(session.record)
+
+        await self._manage(forget)
 
     async def _save(self, session: KnownSession) -> Saved:
         """Have everything written that is not; return how that went."""
@@ -283,20 +303,31 @@ class SessionManager:
             await asyncio.sleep(0)
         return saved
 
-    async def _info(self, session: KnownSession) -> dict[str, Any]:
+    async def _info(
+        self, session: KnownSession, model: SessionModel | None = None
+    ) -> dict[str, Any]:
+        """Return a session's info; with a model, only of what that can use."""
         name = session.record.name
+        if not len(session.hot):
+            # What has left memory while it was written is on its way.
+            await self._finish_saving(session)
+        family = None
+        if model is not None:
+            family = model.family(session.record.scope, session.record.kv)
 
         def look() -> tuple[int, int, float]:
             record = self._store.get(name)
             if record is None:
                 return 0, 0, self._wall_clock()
+            if family is not None and record.root != family.root.hex():
+                return 0, 0, record.used_at
             tokens = self._store.kept_tokens(record)
             return tokens, self._store.disk_bytes(record), record.used_at
 
         tokens, disk_bytes, used_at = await self._manage(look)
         info = session.info(tokens, disk_bytes, self._used_at.get(name, used_at))
         # The call that asks is no other.
-        info["busy"] = session.waiting > 1
+        info["busy"] = len(session.queue) > 1
         return info
 
     async def _manage(self, work: Callable[[], Any]) -> Any:
@@ -344,9 +375,3 @@ class SessionManager:
     def _sweep(self) -> None:
         self._worker.submit(Urgency.SAVE, self._store.expire)
         self._sweep_later()
-
-
-def _exists(to: SessionReference) -> InvalidRequest:
-    return InvalidRequest(
-        f"there is a session {to.id!r} already; delete it, or choose another id", field="to"
-    )

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ..errors import InvalidRequest
+
 FORMATS: Final[Mapping[str, tuple[int, int] | None]] = {
     "native": None,
     "q8": (8, 8),
@@ -52,3 +54,10 @@ def scope_of(tenant: str | None) -> str:
 def session_name(session: str, scope: str) -> str:
     """Return what a session is called inside the runtime and on disk."""
     return hashlib.sha256(f"isthmus-session\0{scope}\0{session}".encode()).hexdigest()
+
+
+def exists(to: SessionReference) -> InvalidRequest:
+    """Return the error of a fork whose name is taken."""
+    return InvalidRequest(
+        f"there is a session {to.id!r} already; delete it, or choose another id", field="to"
+    )

@@ -1,7 +1,7 @@
-"""Sessions without processes: manager, store and disk as they are, and the model's work in between.
+"""Sessions without processes: manager, store and disk as they are, the model's work in between.
 
-The engine thread's place is taken by the test's own: nothing here is decided by a race. A restart is
-a new rig on the same folder.
+The engine thread's place is taken by the test's own, so that nothing is decided by a race. A
+restart is a new rig on the same folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from isthmus.engine.kv_memory import KvMemory, Ownership
 from isthmus.engine.plan import Plan
 from isthmus.engine.sampling import SamplingOptions
 from isthmus.engine.speculate import Speculation
+from isthmus.sessions.known import Place
 from isthmus.sessions.layout import Layout
 from isthmus.sessions.manager import SessionManager
 from isthmus.sessions.reference import SessionReference
 from isthmus.sessions.store import SessionStore, StoreOptions
-from isthmus.sessions.turn import SessionModel
+from isthmus.sessions.turn import SessionModel, Turn
 from isthmus.sessions.worker import Worker
 from tests.python.engine.networks import VOCAB_SIZE
 
@@ -132,7 +134,7 @@ class Rig:
             options: How the call names the session, besides its id.
         """
         reference = SessionReference(session, **options)
-        async with self.manager.turn(reference, self.model) as turn:
+        async with self.turn(reference) as turn:
             await turn.prepare(prompt)
             on_left = turn.begin()
             known = turn.session
@@ -146,7 +148,7 @@ class Rig:
 
     async def fail(self, session: str, prompt: list[int]) -> None:
         """Begin to generate in a session, and fail."""
-        async with self.manager.turn(SessionReference(session), self.model) as turn:
+        async with self.turn(SessionReference(session)) as turn:
             await turn.prepare(prompt)
             on_left = turn.begin()
             whose = Ownership(turn.session.hot_scope, turn.session.record.name)
@@ -172,13 +174,37 @@ class Rig:
             found += [(token, np.array(row)) for token, row in taken]
         return found[:count]
 
-    async def save(self, session: str) -> dict[str, Any]:
-        """Have it saved."""
-        return await self.manager.save(SessionReference(session))
+    def turn(self, reference: SessionReference) -> AbstractAsyncContextManager[Turn]:
+        """Have a session for a generation."""
+        return self.manager.turn(self.manager.place(reference), self.model)
 
-    async def evict(self, session: str) -> dict[str, Any]:
+    async def open(self, session: str, scope: str = "") -> dict[str, Any]:
+        """Begin it, or look at it."""
+        return await self.manager.open(self._place(session, scope), self.model)
+
+    async def save(self, session: str, scope: str = "") -> dict[str, Any]:
+        """Have it saved."""
+        return await self.manager.save(self._place(session, scope))
+
+    async def evict(self, session: str, scope: str = "") -> dict[str, Any]:
         """Have it leave memory."""
-        return await self.manager.evict(SessionReference(session))
+        return await self.manager.evict(self._place(session, scope))
+
+    async def fork(self, session: str, to: str, scope: str = "") -> dict[str, Any]:
+        """Begin another one where it is."""
+        places = self._place(session, scope), self._place(to, scope)
+        return await self.manager.fork(*places)
+
+    async def truncate(self, session: str, tokens: int, scope: str = "") -> dict[str, Any]:
+        """Forget its end."""
+        return await self.manager.truncate(self._place(session, scope), tokens)
+
+    async def delete(self, session: str, scope: str = "") -> bool:
+        """Forget it."""
+        return await self.manager.delete(self._place(session, scope))
+
+    def _place(self, session: str, scope: str) -> Place:
+        return self.manager.place(SessionReference(session, scope))
 
     def close(self) -> None:
         """End, as a runtime does."""

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from isthmus.sessions import chain, store
-from isthmus.sessions.reference import SessionReference
 from tests.python.engine.networks import network
 from tests.python.engine.session_rig import Rig, alone, text
 
@@ -105,7 +104,7 @@ class Histories(RuleBasedStateMachine):
     @rule(session=SESSIONS, tenant=TENANTS)
     def open(self, session: str, tenant: str) -> None:
         """Begin one, or look at it."""
-        info = self._run(self.rig.manager.open(SessionReference(session, tenant)))
+        info = self._run(self.rig.open(session, tenant))
         assert info["tokens"] >= info["saved_tokens"] >= 0 or info["state"] == "hot"
 
     @rule(session=SESSIONS, tenant=TENANTS)
@@ -119,32 +118,27 @@ class Histories(RuleBasedStateMachine):
     def fork(self, session: str, to: str, tenant: str) -> None:
         """Begin another where one is, in place of what it was."""
         if session != to:
-            self._run(self.rig.manager.delete(SessionReference(to, tenant)))
-            origin = self._run(self.rig.manager.open(SessionReference(session, tenant)))
-            forked = self._run(
-                self.rig.manager.fork(
-                    SessionReference(session, tenant), SessionReference(to, tenant)
-                )
-            )
+            self._run(self.rig.delete(to, tenant))
+            origin = self._run(self.rig.open(session, tenant))
+            forked = self._run(self.rig.fork(session, to, tenant))
             assert forked["tokens"] == origin["tokens"]
 
     @rule(session=SESSIONS, tenant=TENANTS, tokens=st.integers(0, LONGEST))
     def truncate(self, session: str, tenant: str, tokens: int) -> None:
         """Forget the end of one."""
-        info = self._run(self.rig.manager.truncate(SessionReference(session, tenant), tokens))
+        info = self._run(self.rig.truncate(session, tokens, tenant))
         assert info["tokens"] <= tokens
 
     @rule(session=SESSIONS, tenant=TENANTS)
     def evict(self, session: str, tenant: str) -> None:
         """Let one leave memory."""
-        self._run(self.rig.manager.evict(SessionReference(session, tenant)))
+        self._run(self.rig.evict(session, tenant))
 
     @rule(session=SESSIONS, tenant=TENANTS)
     def delete(self, session: str, tenant: str) -> None:
         """Forget one."""
-        reference = SessionReference(session, tenant)
-        self._run(self.rig.manager.delete(reference))
-        assert self._run(self.rig.manager.open(reference))["tokens"] == 0
+        self._run(self.rig.delete(session, tenant))
+        assert self._run(self.rig.open(session, tenant))["tokens"] == 0
 
     @rule()
     def restart(self) -> None:
@@ -191,7 +185,7 @@ class Histories(RuleBasedStateMachine):
     async def _settled(self) -> None:
         for tenant in ("", "other"):
             for session in ("a", "b", "c"):
-                await self.rig.manager.save(SessionReference(session, tenant))
+                await self.rig.save(session, tenant)
 
     def _begin(self) -> None:
         async def begin() -> Rig:

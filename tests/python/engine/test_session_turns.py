@@ -16,7 +16,7 @@ from isthmus.sessions.turn import Turn
 from tests.python.engine.networks import network
 from tests.python.engine.session_rig import Rig, alone, rig, text
 
-A, B = SessionReference("a"), SessionReference("b")
+A = SessionReference("a")
 PROMPT = text(1, 300)
 
 
@@ -32,7 +32,7 @@ async def test_turns_of_one_session_run_one_at_a_time_in_order(tmp_path: Path) -
         go_on = asyncio.Event()
 
         async def work(number: int) -> None:
-            async with made.manager.turn(A, made.model):
+            async with made.turn(A):
                 order.append(number)
                 first_in.set()
                 if number == 0:
@@ -43,7 +43,7 @@ async def test_turns_of_one_session_run_one_at_a_time_in_order(tmp_path: Path) -
         others = [asyncio.create_task(work(number)) for number in (1, 2)]
         await asyncio.sleep(0)
         with pytest.raises(SessionBusy, match="'a'"):
-            await made.manager.turn(SessionReference("a", waits=False), made.model).__aenter__()
+            made.turn(SessionReference("a", waits=False))
         # Another session is free.
         await made.generate("b", PROMPT, 2)
         go_on.set()
@@ -51,9 +51,26 @@ async def test_turns_of_one_session_run_one_at_a_time_in_order(tmp_path: Path) -
         assert order == [0, 1, 2]
 
 
+async def test_a_place_is_taken_when_a_call_is_made_and_given_back_when_it_is_dropped(
+    tmp_path: Path,
+) -> None:
+    async with rig(tiny(), tmp_path) as made:
+        first = made.manager.place(A)
+        deleting = asyncio.create_task(made.delete("a"))
+        await asyncio.sleep(0)
+        async with made.manager.turn(first, made.model):
+            assert not deleting.done()
+        await deleting
+        dropped = made.manager.place(A)
+        waiting = asyncio.create_task(made.generate("a", PROMPT, 1))
+        await asyncio.sleep(0)
+        del dropped
+        assert (await waiting).ids
+
+
 async def test_a_waiting_call_that_is_cancelled_leaves_the_queue(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
-        async with made.manager.turn(A, made.model):
+        async with made.turn(A):
             waiting = asyncio.create_task(made.generate("a", PROMPT, 1))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -64,7 +81,7 @@ async def test_a_waiting_call_that_is_cancelled_leaves_the_queue(tmp_path: Path)
 async def test_a_turn_that_never_began_leaves_what_was_kept(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
         await made.generate("a", PROMPT, 2)
-        async with made.manager.turn(A, made.model) as turn:
+        async with made.turn(A) as turn:
             await turn.prepare(PROMPT)
             turn.begin()(None)
         assert (await made.generate("a", PROMPT, 2)).state == "hot"
@@ -99,19 +116,17 @@ async def test_a_fork_goes_its_own_way(tmp_path: Path) -> None:
         first = await made.generate("a", PROMPT, 4)
         await made.save("a")
         before = made.store.stats()["saved_bytes"]
-        info = await made.manager.fork(A, B)
+        info = await made.fork("a", "b")
         assert (info["state"], info["tokens"], info["saved_tokens"]) == ("hot", 303, 303)
         assert made.store.stats()["saved_bytes"] == before
         with pytest.raises(InvalidRequest, match="'b' already"):
-            await made.manager.fork(A, B)
-        with pytest.raises(InvalidRequest, match="'a' already"):
-            await made.manager.fork(A, A)
+            await made.fork("a", "b")
         one, other = ([*PROMPT, *first.ids[:-1], *text(seed, 20)] for seed in (3, 4))
         for session, prompt in (("a", one), ("b", other), ("a", one), ("b", other)):
             answer = await made.generate(session, prompt, 3)
             assert answer.reused >= 303
             assert answer.ids == alone(tiny(), prompt, 3).ids
-        await made.manager.delete(A)
+        await made.delete("a")
         await made.evict("b")
         assert (await made.generate("b", other, 3)).state == "warm"
 
@@ -122,9 +137,7 @@ async def test_forks_in_both_directions_at_once_do_not_wait_for_each_other(
     async with rig(tiny(), tmp_path) as made:
         await made.generate("a", PROMPT, 2)
         await made.generate("b", PROMPT, 2)
-        both = asyncio.gather(
-            made.manager.fork(A, B), made.manager.fork(B, A), return_exceptions=True
-        )
+        both = asyncio.gather(made.fork("a", "b"), made.fork("b", "a"), return_exceptions=True)
         results = await asyncio.wait_for(both, 20)
         assert [type(result) for result in results] == [InvalidRequest, InvalidRequest]
 
@@ -132,21 +145,21 @@ async def test_forks_in_both_directions_at_once_do_not_wait_for_each_other(
 async def test_truncating_forgets_the_end_in_memory_and_on_disk(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
         await made.generate("a", PROMPT, 4)
-        info = await made.manager.truncate(A, 100)
+        info = await made.truncate("a", 100)
         assert (info["tokens"], info["saved_tokens"]) == (100, 100)
         assert (await made.generate("a", PROMPT, 1)).reused == 100
-        info = await made.manager.truncate(A, 0)
+        info = await made.truncate("a", 0)
         assert (info["state"], info["tokens"]) == ("cold", 0)
         assert made.store.stats()["disk_bytes"] == 0
 
 
 async def test_deleting_leaves_nothing(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
-        assert not await made.manager.delete(A)
+        assert not await made.delete("a")
         await made.generate("a", PROMPT, 4)
-        await made.manager.open(B)
-        assert await made.manager.delete(A) and await made.manager.delete(B)
-        assert not await made.manager.delete(A)
+        await made.open("b")
+        assert await made.delete("a") and await made.delete("b")
+        assert not await made.delete("a")
         assert await made.manager.infos("") == []
         assert made.store.stats()["disk_bytes"] == 0 and made.memory.drop("a") == 0
         assert (await made.generate("a", PROMPT, 4)).state == "cold"
@@ -175,7 +188,7 @@ async def test_sessions_leave_memory_by_least_recent_use_but_pinned_ones_stay(
 async def test_a_session_whose_turn_is_about_to_begin_makes_no_room(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
         await made.generate("a", PROMPT, 2)
-        async with made.manager.turn(A, made.model) as turn:
+        async with made.turn(A) as turn:
             await turn.prepare(PROMPT)
             made.memory.fit(0)
             assert made.memory.of_owner(A.name) is not None
@@ -190,7 +203,7 @@ async def test_without_a_folder_sessions_are_hot_or_gone() -> None:
         saved = await made.save("a")
         assert not saved["saved"] and "--session-dir" in saved["reason"]
         assert (await made.evict("a")) == {"evicted": False, "freed_bytes": 0}
-        info = await made.manager.open(A)
+        info = await made.open("a")
         assert (info["state"], info["saved_tokens"]) == ("hot", 0)
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from isthmus.sessions.directory import SessionDirectory
@@ -193,6 +194,17 @@ def test_a_second_store_reads_and_writes_once_the_first_has_closed(tmp_path: Pat
     assert second.size_bytes() == second.store.tree.size_bytes
 
 
+def test_a_change_is_seen_that_leaves_the_times_of_the_folders_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Disk(tmp_path), Disk(tmp_path)
+    time_ns = int(first.clock.now * 1e9)
+    monkeypatch.setattr(SessionDirectory, "stamp", lambda _: (time_ns, time_ns))
+    assert second.read(text(300)) == 0
+    first.save(text(300))
+    assert second.read(text(300)) == 300
+
+
 def test_a_reader_leaves_what_is_damaged_to_the_writer(tmp_path: Path) -> None:
     first, second = Disk(tmp_path), Disk(tmp_path)
     first.save(text(300))
@@ -309,6 +321,28 @@ def test_a_lost_state_is_as_if_it_had_never_been(disk: Disk, how: str) -> None:
     assert disk.size_bytes() == disk.store.tree.size_bytes
     disk.save(text(700), kin=kin)
     assert disk.read(text(700), kin) == 700
+
+
+def test_a_state_stays_when_what_it_follows_is_written_anew(disk: Disk) -> None:
+    kin = family(layout=STATEFUL)
+    finish(disk.store.save(kin, evaluated(text(300), STATEFUL, [280, 300]), None))
+    next(disk.chunks.glob("*-256-280.safetensors")).unlink()
+    disk.restart()
+    finish(disk.store.save(kin, evaluated(text(300), STATEFUL, []), None))
+    assert next(disk.chunks.glob("*-256-300.safetensors"))
+    assert disk.size_bytes() == disk.store.tree.size_bytes
+    assert disk.read(text(300), kin) == 300
+
+
+def test_a_file_with_other_tokens_than_its_name_says_is_damaged(disk: Disk) -> None:
+    disk.save(text(100))
+    tip = disk.store.tree.nodes[bytes.fromhex(disk.store.sessions[CHAT].tip)]
+    other, raw = evaluated(text(100, seed=1)), np.zeros(tip.size_bytes, np.uint8)
+    family().format.encode(tip.piece, other.ids, other.arrays, raw)
+    disk.files()[0].write_bytes(raw.tobytes())
+    disk.restart()
+    assert disk.read(text(100)) == 0
+    assert disk.store.counts["corrupt_files"] == 1
 
 
 def test_what_was_put_aside_counts_and_goes_first(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ..router import Router
 from ..services import Services
 
 if TYPE_CHECKING:
+    from ...sessions.known import Place
     from ...sessions.turn import Turn
 
 K = TypeVar("K", bound=Hashable)
@@ -55,9 +56,23 @@ class GenerateMethod:
         model = self._services.models.get(fields.typed("model", str))
         options = read_options(fields, model)
         generation = Generation(call, options, self._services.engine, time.monotonic)
-        return self._generate(generation, model, fields)
+        place = None
+        if options.session is not None:
+            place = self._services.sessions.manager.place(options.session)
+        return self._generate_in_turn(generation, model, fields, place)
 
-    async def _generate(self, generation: Generation, model: LoadedModel, fields: Params) -> None:
+    async def _generate_in_turn(
+        self, generation: Generation, model: LoadedModel, fields: Params, place: Place | None
+    ) -> None:
+        try:
+            await self._generate(generation, model, fields, place)
+        finally:
+            if place is not None:
+                place.leave()
+
+    async def _generate(
+        self, generation: Generation, model: LoadedModel, fields: Params, place: Place | None
+    ) -> None:
         options = generation.options
         field = next((name for name in ("ids", "messages") if name in fields), "prompt")
         prompt = await prompt_ids(self._services.text, model, fields)
@@ -74,7 +89,7 @@ class GenerateMethod:
         guard = self._services.resilience.of(model.handle, model.prior_failures).generate
         try:
             with model.lease(), (draft or model).lease():
-                async with self._turn(model, generation, prompt) as turn:
+                async with self._turn(model, generation, prompt, place) as turn:
                     await guard.call(
                         lambda: self._attempt(
                             self._job(model, draft, grammar, prompt, max_tokens, generation, turn),
@@ -91,22 +106,24 @@ class GenerateMethod:
 
     @contextlib.asynccontextmanager
     async def _turn(
-        self, model: LoadedModel, generation: Generation, prompt: list[int]
+        self,
+        model: LoadedModel,
+        generation: Generation,
+        prompt: list[int],
+        place: Place | None,
     ) -> AsyncIterator[Turn | None]:
         """Have the session of a generation, with what is on disk of its prompt read; None without
         a session.
 
         Raises:
-            SessionBusy: Another call is at work on it.
             Cancelled: The call was settled meanwhile.
         """
-        reference = generation.options.session
-        if reference is None:
+        if place is None:
             yield None
             return
         sessions = self._services.sessions
         known = await sessions.model(model)
-        async with sessions.manager.turn(reference, known) as turn:
+        async with sessions.manager.turn(place, known) as turn:
             if not generation.call.is_settled:
                 await turn.prepare(prompt)
             if generation.call.is_settled:

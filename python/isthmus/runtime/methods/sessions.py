@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...limits import CONTEXT_LIMIT
+from ...models.load import LoadedModel
+from ...sessions.reference import exists
 from ..params import Params
 from ..requests import Call
 from ..router import Router
 from ..services import Services
 from ..session_params import read_session, read_session_id, read_tenant
+
+if TYPE_CHECKING:
+    from ...sessions.known import Place
+    from ...sessions.manager import SessionManager
 
 
 def register(router: Router, services: Services) -> None:
@@ -23,7 +30,7 @@ def register(router: Router, services: Services) -> None:
     router.register("truncate_session", run=methods.truncate)
     router.register("delete_session", run=methods.delete)
     router.register("list_sessions", run=methods.list)
-    router.register("session_stats", inline=methods.stats)
+    router.register("session_stats", run=methods.stats)
 
 
 class SessionMethods:
@@ -32,63 +39,79 @@ class SessionMethods:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def open(self, call: Call, params: dict[str, Any]) -> None:
+    def open(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Begin a session, or say how it is."""
         fields = Params(params)
         model = self._services.models.get(fields.typed("model", str))
-        reference = read_session(fields)
-        fields.done()
-        with model.lease():
-            # Hashed now, so that the first generation need not wait for it.
-            await self._services.sessions.model(model)
-            call.result(await self._services.sessions.manager.open(reference))
+        place = self._place(fields)
+        return self._open(call, model, place)
 
-    async def save(self, call: Call, params: dict[str, Any]) -> None:
+    async def _open(self, call: Call, model: LoadedModel, place: Place) -> None:
+        try:
+            with model.lease():
+                # Hashed now, so that the first generation need not wait for it.
+                known = await self._services.sessions.model(model)
+                call.result(await self._manager.open(place, known))
+        finally:
+            place.leave()
+
+    def save(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Wait until all of a session is on disk."""
-        fields = Params(params)
-        reference = read_session(fields)
-        fields.done()
-        call.result(await self._services.sessions.manager.save(reference))
+        return _answer(call, self._manager.save, self._place(Params(params)))
 
-    async def evict(self, call: Call, params: dict[str, Any]) -> None:
+    def evict(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Save a session and let it leave memory."""
-        fields = Params(params)
-        reference = read_session(fields)
-        fields.done()
-        call.result(await self._services.sessions.manager.evict(reference))
+        return _answer(call, self._manager.evict, self._place(Params(params)))
 
-    async def fork(self, call: Call, params: dict[str, Any]) -> None:
+    def fork(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Begin another session where this one is."""
         fields = Params(params)
         reference = read_session(fields)
         to = replace(reference, id=read_session_id(fields, "to"), kv=None, pin=None)
         fields.done()
-        call.result(await self._services.sessions.manager.fork(reference, to))
+        if to.name == reference.name:
+            raise exists(to)
+        places = self._manager.place(reference), self._manager.place(to)
+        return _answer(call, self._manager.fork, *places)
 
-    async def truncate(self, call: Call, params: dict[str, Any]) -> None:
+    def truncate(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Forget all of a session but its first tokens."""
         fields = Params(params)
-        reference = read_session(fields)
         tokens = fields.integer("tokens", 0, CONTEXT_LIMIT)
-        fields.done()
-        call.result(await self._services.sessions.manager.truncate(reference, tokens))
+        return _answer(call, self._manager.truncate, self._place(fields), tokens)
 
-    async def delete(self, call: Call, params: dict[str, Any]) -> None:
+    def delete(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Forget a session."""
-        fields = Params(params)
-        reference = read_session(fields)
-        fields.done()
-        call.result({"deleted": await self._services.sessions.manager.delete(reference)})
+        return self._delete(call, self._place(Params(params)))
+
+    async def _delete(self, call: Call, place: Place) -> None:
+        call.result({"deleted": await self._manager.delete(place)})
 
     async def list(self, call: Call, params: dict[str, Any]) -> None:
         """Return all sessions of a tenant."""
         fields = Params(params)
         scope = read_tenant(fields)
         fields.done()
-        call.result({"sessions": await self._services.sessions.manager.infos(scope)})
+        call.result({"sessions": await self._manager.infos(scope)})
 
-    def stats(self, params: dict[str, Any]) -> object:
+    async def stats(self, call: Call, params: dict[str, Any]) -> None:
         """Return the counters."""
         Params(params).done()
-        _ = self._services.sessions.manager
-        return self._services.sessions.stats()
+        await self._manager.opened()
+        call.result(self._services.sessions.stats())
+
+    @property
+    def _manager(self) -> SessionManager:
+        return self._services.sessions.manager
+
+    def _place(self, fields: Params) -> Place:
+        """Read the rest of the params, and take a place in the session's queue at once."""
+        reference = read_session(fields)
+        fields.done()
+        return self._manager.place(reference)
+
+
+async def _answer(
+    call: Call, work: Callable[..., Coroutine[Any, Any, dict[str, Any]]], *arguments: object
+) -> None:
+    call.result(await work(*arguments))
