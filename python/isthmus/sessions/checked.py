@@ -8,6 +8,7 @@ four thousand million; it is no protection against who means to deceive.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -28,13 +29,20 @@ def sign(raw: Bytes, place: int) -> None:
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(digits, np.uint8)
 
 
-def check(raw: Bytes, place: int) -> None:
+def check(raw: Bytes, place: int, rest: Iterable[Bytes] = ()) -> None:
     """Compare the checksum, and set its digits back to zeros.
+
+    Args:
+        raw: The file, or its beginning with the checksum in it.
+        rest: What follows, part by part.
 
     Raises:
         BadFile: It is another one.
     """
     stated = raw[place : place + CHECKSUM_DIGITS].tobytes()
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(NO_CHECKSUM, np.uint8)
-    if stated != f"{zlib.crc32(raw.data):08x}".encode():
+    found = zlib.crc32(raw.data)
+    for part in rest:
+        found = zlib.crc32(part.data, found)
+    if stated != f"{found:08x}".encode():
         raise BadFile("the checksum does not match")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from .chain import TokenIds, token_array
 from .checked import NO_CHECKSUM, BadFile, Bytes, check, sign
 from .layout import Array, Layout, stored_tensors
 from .quantise import pack, unpack
+from .reference import FORMATS
 
 FORMAT_VERSION: Final = 1
 
@@ -61,19 +63,6 @@ class ChunkFormat:
 
     def header(self, piece: Piece) -> bytes:
         """Return everything before the buffer, with zeros for the checksum."""
-        offset = piece.tokens * _ID_BYTES
-        table: dict[str, object] = {
-            "tokens": {"dtype": "U32", "shape": [piece.tokens], "data_offsets": [0, offset]}
-        }
-        for tensor in stored_tensors(self.layout, self.form, piece.tokens):
-            dtype, shape = tensor.written_as
-            end = offset + tensor.size_bytes
-            table[tensor.name] = {
-                "dtype": dtype,
-                "shape": list(shape),
-                "data_offsets": [offset, end],
-            }
-            offset = end
         metadata = {
             "format": "isthmus-kv",
             "version": str(FORMAT_VERSION),
@@ -85,15 +74,28 @@ class ChunkFormat:
         }
         rest = json.dumps(metadata, separators=(",", ":"))[1:] + ","
         text = _HEAD + NO_CHECKSUM + b'",' + rest.encode()
-        text += json.dumps(table, separators=(",", ":"))[1:].encode()
+        text += _table(self, piece.tokens)[0]
         padding = -(len(text) + _LENGTH_BYTES) % _ALIGNMENT
         return (len(text) + padding).to_bytes(_LENGTH_BYTES, "little") + text + b" " * padding
 
     def size(self, piece: Piece) -> int:
         """Return the bytes of a whole file."""
-        tensors = stored_tensors(self.layout, self.form, piece.tokens)
-        buffer_bytes = piece.tokens * _ID_BYTES + sum(tensor.size_bytes for tensor in tensors)
-        return len(self.header(piece)) + buffer_bytes
+        return len(self.header(piece)) + _table(self, piece.tokens)[1]
+
+    def head_size(self, piece: Piece) -> int:
+        """Return the bytes of a file up to the keys and values of its tokens."""
+        return len(self.header(piece)) + piece.tokens * _ID_BYTES
+
+    def places(self, piece: Piece, tokens: int, arrays: Sequence[Array]) -> list[Bytes] | None:
+        """Return where in `arrays`, which are as in `encode`, the rest of a file belongs, in order;
+        None where it cannot be read straight into place: it is packed, or a part is wanted."""
+        if FORMATS[self.form] is not None or tokens != piece.tokens:
+            return None
+        return [
+            rows[piece.start : piece.end].reshape(-1).view(np.uint8)
+            for array in arrays
+            for rows in array
+        ]
 
     def encode(self, piece: Piece, ids: TokenIds, arrays: Sequence[Array], raw: Bytes) -> None:
         """Write a file.
@@ -125,10 +127,22 @@ class ChunkFormat:
         Raises:
             BadFile: It is not the file of this piece, byte for byte.
         """
-        header = self.header(piece)
         if len(raw) != self.size(piece):
             raise BadFile(f"it has {len(raw)} bytes instead of {self.size(piece)}")
-        check(raw, CHECKSUM_PLACE)
+        return self.check_parts(piece, raw, ())
+
+    def check_parts(self, piece: Piece, raw: Bytes, rest: Sequence[Bytes]) -> TokenIds:
+        """Check a file of which the end was read into other memory, and return its tokens.
+
+        Args:
+            raw: At least `head_size` bytes.
+            rest: What follows them.
+
+        Raises:
+            BadFile: It is not the file of this piece.
+        """
+        header = self.header(piece)
+        check(raw, CHECKSUM_PLACE, rest)
         if raw[: len(header)].tobytes() != header:
             raise BadFile("the header is another one")
         ids: TokenIds = raw[len(header) : len(header) + piece.tokens * _ID_BYTES].view("<u4")
@@ -152,3 +166,19 @@ class ChunkFormat:
                 unpack(source, tensor.dtype, tensor.bits, values)
             array[:, piece.start : end, :] = values[:, :tokens, :]
             place += tensor.size_bytes
+
+
+@lru_cache(maxsize=512)
+def _table(form: ChunkFormat, tokens: int) -> tuple[bytes, int]:
+    """Return the table of the tensors of so many tokens, without its opening brace, and the size of
+    the buffer that it describes."""
+    offset = tokens * _ID_BYTES
+    table: dict[str, object] = {
+        "tokens": {"dtype": "U32", "shape": [tokens], "data_offsets": [0, offset]}
+    }
+    for tensor in stored_tensors(form.layout, form.form, tokens):
+        dtype, shape = tensor.written_as
+        end = offset + tensor.size_bytes
+        table[tensor.name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    return json.dumps(table, separators=(",", ":"))[1:].encode(), offset

@@ -20,7 +20,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,9 @@ _SESSION: Final = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY: Final = ".new-"
 _DAMAGED_KEPT: Final = 16
 """Damaged files that are put aside; further ones are deleted, and all of them to make room."""
+
+_PARTS_AT_ONCE: Final = 512
+"""Parts of one read; POSIX allows 1,024 on most systems."""
 
 _RECORD_LIMIT_BYTES: Final = 64 * 1024
 _NOT_FOLLOWED: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -154,14 +158,14 @@ class SessionDirectory:
         """
         self._write(self._chunks / _piece_name(piece), raw)
 
-    def read_piece(self, piece: Piece, raw: Bytes) -> None:
-        """Read a piece of exactly this size.
+    def read_piece(self, piece: Piece, *parts: Bytes) -> None:
+        """Read a piece of exactly the size of these parts, one after the other into them.
 
         Raises:
             BadFile: It has another size, or is no file.
             OSError: It cannot be read.
         """
-        self._read(self._chunks / _piece_name(piece), raw)
+        self._read(self._chunks / _piece_name(piece), parts)
 
     def read_head(self, piece: Piece, count: int) -> bytes:
         """Return the first bytes of a piece.
@@ -208,7 +212,7 @@ class SessionDirectory:
     def read_state(self, key: bytes, size_bytes: int) -> Bytes:
         """Return the state after a piece; raises as `read_piece`."""
         raw = np.empty(size_bytes, np.uint8)
-        self._read(self._chunks / _state_name(key), raw)
+        self._read(self._chunks / _state_name(key), (raw,))
         return raw
 
     def remove_state(self, key: bytes) -> None:
@@ -270,17 +274,21 @@ class SessionDirectory:
         if self._is_synced:
             _sync_folder(target.parent)
 
-    def _read(self, path: Path, raw: Bytes) -> None:
+    def _read(self, path: Path, parts: Sequence[Bytes]) -> None:
         with self._reading(path) as descriptor:
-            size_bytes = os.fstat(descriptor).st_size
-            if size_bytes != len(raw):
-                raise BadFile(f"it has {size_bytes} bytes instead of {len(raw)}")
-            file, left = io.FileIO(descriptor, closefd=False), raw.data
+            size_bytes, wanted = os.fstat(descriptor).st_size, sum(map(len, parts))
+            if size_bytes != wanted:
+                raise BadFile(f"it has {size_bytes} bytes instead of {wanted}")
+            read = _read_one if sys.platform == "win32" else os.readv
+            left = [part.data for part in parts]
             while left:
-                count = file.readinto(left)
+                count = read(descriptor, left[:_PARTS_AT_ONCE])
                 if not count:
                     raise BadFile("it ended while it was read")
-                left = left[count:]
+                while left and count >= len(left[0]):
+                    count -= len(left.pop(0))
+                if count:
+                    left[0] = left[0][count:]
 
     @contextlib.contextmanager
     def _reading(self, path: Path) -> Iterator[int]:
@@ -314,6 +322,11 @@ def _piece_of(name: str) -> Piece | None:
 
 def _state_name(key: bytes) -> str:
     return f"{key.hex()}.state.safetensors"
+
+
+def _read_one(descriptor: int, parts: Sequence[memoryview]) -> int:
+    """Read into the first of the parts, where the system cannot read into several."""
+    return io.FileIO(descriptor, closefd=False).readinto(parts[0]) or 0
 
 
 def _write_all(descriptor: int, raw: Bytes) -> None:

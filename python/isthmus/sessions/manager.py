@@ -148,7 +148,7 @@ class SessionManager:
             is_on_disk = await self._manage(lambda: self._store.get(to.name)) is not None
             if is_on_disk or to.name in self._used_at:
                 raise exists(to)
-            await self._finish_saving(session)
+            await self._save(session)
             other.record = replace(session.record, id=to.id)
             await self._manage(lambda: self._copy(reference.name, other.record))
             if len(session.hot):

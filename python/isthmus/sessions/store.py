@@ -405,20 +405,23 @@ class SessionStore:
     ) -> int | None:
         """Read a file; return its size, or None when it cannot be used."""
         piece = node.piece
+        places = form.places(piece, wanted, arrays)
+        size_bytes = form.size(piece)
         try:
-            raw = self._buffer(form.size(piece))
-            self._files().read_piece(piece, raw)
-            ids = form.check(piece, raw)
+            raw = self._buffer(size_bytes if places is None else form.head_size(piece))
+            self._files().read_piece(piece, raw, *(places or ()))
+            ids = form.check_parts(piece, raw, places or ())
             if shared_tokens(ids, chain.ids[piece.start : piece.start + wanted]) < wanted:
                 raise BadFile("it has other tokens")
-            form.decode(piece, raw, wanted, arrays)
+            if places is None:
+                form.decode(piece, raw, wanted, arrays)
         except BadFile:
             self._put_aside(node)
             return None
-        except OSError:
-            self._drop_if_gone(node)
+        except OSError:  # gone, or not to be read: it is written anew
+            self._give_up(node, self._files().remove_piece)
             return None
-        return len(raw)
+        return size_bytes
 
     def _read_states(
         self, form: ChunkFormat, good: Sequence[Node]
@@ -610,14 +613,6 @@ class SessionStore:
         """A file is damaged: it is as if it had never been."""
         self.counts["corrupt_files"] += 1
         self._give_up(node, self._files().put_aside)
-
-    def _drop_if_gone(self, node: Node) -> None:
-        try:
-            self._files().read_head(node.piece, 1)
-        except FileNotFoundError:
-            self._give_up(node, self._files().remove_piece)
-        except (BadFile, OSError):
-            pass
 
     def _give_up(self, node: Node, remove: Callable[[Piece], None]) -> None:
         """Go on without a node, which may be another object for the same piece by now."""

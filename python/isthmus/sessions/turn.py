@@ -194,8 +194,11 @@ class Turn:
             session.problem = f"what was evaluated could not be kept: {left.problem}"
         if left.evaluated is not None:
             save(session, self.model, left.evaluated, self._parts)
-        elif self._family is None and left.kept_bytes:
-            session.is_unsaved, session.problem = True, self._parts.why_not(self.model)
+        elif left.kept_bytes:
+            # Of a failed turn, or of a model whose caches are never saved.
+            session.is_unsaved = True
+            if self._family is None:
+                session.problem = self._parts.why_not(self.model)
 
     def _in_memory(self, ids: TokenIds, limit: int) -> int:
         """Return how many tokens are hot: `limit` when nothing on disk could be more."""

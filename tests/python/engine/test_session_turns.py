@@ -96,7 +96,7 @@ async def test_a_failed_turn_keeps_what_it_had_begun_with(tmp_path: Path) -> Non
         assert (after.state, after.reused) == ("hot", 303)
         assert after.ids == alone(tiny(), longer, 3).ids
         await made.save("a")
-        await made.fail("c", PROMPT)
+        await made.fail("c", text(8, 300))
         assert (await made.save("c"))["tokens"] == 0
 
 

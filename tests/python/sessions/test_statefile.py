@@ -138,6 +138,7 @@ def test_another_number_of_layers_is_bad() -> None:
         {"data_offsets": [24, 0]},
         {"data_offsets": [-24, 0]},
         {"data_offsets": [20, 44]},
+        {"data_offsets": [-30, -6]},
         {"data_offsets": [2**63, 2**63 + 24]},
         {"data_offsets": [10**30, 10**30 + 24]},
         {"data_offsets": [0]},
