@@ -181,7 +181,8 @@ class Sequence:
         self._is_exact = False
 
     def decode(self, keeps_going: bool = True) -> list[Token]:
-        """Return the next token, with the one after it already dispatched if it keeps going.
+        """Return the next token, with the one after it already dispatched if it keeps going; the
+        first one at once, since on a CPU dispatching waits for most of a pass.
 
         Returns:
             One token; none while it evaluates itself again.
@@ -197,7 +198,7 @@ class Sequence:
             step, self._pending = self._pending, None
             if step is None:
                 step = self._dispatch(mx.array(self.tokens[-1:]), self.decoded)
-            goes_on = keeps_going and self.decoded + 1 < self.plan.max_tokens
+            goes_on = keeps_going and 0 < self.decoded < self.plan.max_tokens - 1
             if goes_on and step.chosen is not None:
                 self._pending = self._dispatch(step.chosen, self.decoded + 1)
             found = self._read(step)

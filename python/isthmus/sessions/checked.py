@@ -7,11 +7,11 @@ four thousand million; it is no protection against who means to deceive.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 CHECKSUM_DIGITS: Final = 8
 NO_CHECKSUM: Final = b"0" * CHECKSUM_DIGITS
@@ -25,7 +25,7 @@ class BadFile(Exception):
 
 def sign(raw: Bytes, place: int) -> None:
     """Write the checksum into the eight digits at `place`, which are zeros."""
-    digits = f"{zlib.crc32(raw.data):08x}".encode()
+    digits = f"{crc32(raw.data):08x}".encode()
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(digits, np.uint8)
 
 
@@ -41,8 +41,8 @@ def check(raw: Bytes, place: int, rest: Iterable[Bytes] = ()) -> None:
     """
     stated = raw[place : place + CHECKSUM_DIGITS].tobytes()
     raw[place : place + CHECKSUM_DIGITS] = np.frombuffer(NO_CHECKSUM, np.uint8)
-    found = zlib.crc32(raw.data)
+    found = crc32(raw.data)
     for part in rest:
-        found = zlib.crc32(part.data, found)
+        found = crc32(part.data, found)
     if stated != f"{found:08x}".encode():
         raise BadFile("the checksum does not match")

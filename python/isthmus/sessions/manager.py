@@ -110,6 +110,8 @@ class SessionManager:
         """Begin a session, or say how it is; return the protocol's session info."""
         name = place.reference.name
         async with self._session(place, is_used=True) as session:
+            # One under way would write the options that it began with.
+            await self._finish_saving(session)
             before = await self._manage(lambda: self._store.get(name))
             if before is None or before.pin != session.record.pin:
                 await self._manage(lambda: self._put(session.record, before))

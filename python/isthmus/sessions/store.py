@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,10 @@ Turns of 8 tokens write each of them 2.6 times, on average; those of 16, 1.9 tim
 
 _FREE_FOR_WRITE: Final = 1.2
 """How much of the size of a file must be free for it, at least."""
+
+_READERS: Final = 2
+"""Threads that read the files of a session: copying and checking take a processor each, and a third
+one would take the engine's."""
 
 _CLOCK_GRAIN_S: Final = 2.0
 """A file system may tell two times apart only when they lie so far from each other (FAT's do)."""
@@ -143,6 +148,7 @@ class SessionStore:
             self._directory = SessionDirectory(options.path, options.is_synced)
         self._stamp: tuple[int, ...] = ()
         self._scratch: Bytes = np.empty(0, np.uint8)
+        self._readers = ThreadPoolExecutor(_READERS, "isthmus-sessions-read")
 
     def open(self) -> None:
         """Look at the folder, become its writer if nobody is, and hold to the quota."""
@@ -163,6 +169,7 @@ class SessionStore:
 
     def close(self) -> None:
         """Let another process write."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
         if self._directory is not None:
             self._directory.unlock()
 
@@ -380,13 +387,19 @@ class SessionStore:
         path = [] if tip is None else self.tree.path(tip)
         good: list[Node] = []
         tokens = read_bytes = 0
-        for node in path:
-            wanted = min(node.piece.end, held.tokens) - node.piece.start
-            count = self._read_piece(held.family.format, node, chain, wanted, arrays)
-            if count is None:
+
+        def read(node: Node) -> int | Exception:
+            return self._read_piece(held.family.format, node.piece, chain, held.tokens, arrays)
+
+        for node, count in zip(path, self._readers.map(read, path), strict=True):
+            if isinstance(count, BadFile):
+                self._put_aside(node)
+            elif isinstance(count, Exception):  # gone, or not to be read: it is written anew
+                self._give_up(node, self._files().remove_piece)
+            if isinstance(count, Exception):
                 break
             good.append(node)
-            tokens, read_bytes = node.piece.start + wanted, read_bytes + count
+            tokens, read_bytes = min(node.piece.end, held.tokens), read_bytes + count
         states = None
         if held.family.format.layout.has_states:
             tokens, states = self._read_states(held.family.format, good)
@@ -401,26 +414,22 @@ class SessionStore:
         return Restored(tokens, read_bytes, states)
 
     def _read_piece(
-        self, form: ChunkFormat, node: Node, chain: Chain, wanted: int, arrays: Sequence[Array]
-    ) -> int | None:
-        """Read a file; return its size, or None when it cannot be used."""
-        piece = node.piece
+        self, form: ChunkFormat, piece: Piece, chain: Chain, limit: int, arrays: Sequence[Array]
+    ) -> int | Exception:
+        """Read a file, up to a token; return its size, or why it cannot be used. On any thread."""
+        wanted = min(piece.end, limit) - piece.start
         places = form.places(piece, wanted, arrays)
         size_bytes = form.size(piece)
+        raw = np.empty(size_bytes if places is None else form.head_size(piece), np.uint8)
         try:
-            raw = self._buffer(size_bytes if places is None else form.head_size(piece))
             self._files().read_piece(piece, raw, *(places or ()))
             ids = form.check_parts(piece, raw, places or ())
             if shared_tokens(ids, chain.ids[piece.start : piece.start + wanted]) < wanted:
-                raise BadFile("it has other tokens")
+                return BadFile("it has other tokens")
             if places is None:
                 form.decode(piece, raw, wanted, arrays)
-        except BadFile:
-            self._put_aside(node)
-            return None
-        except OSError:  # gone, or not to be read: it is written anew
-            self._give_up(node, self._files().remove_piece)
-            return None
+        except (BadFile, OSError) as error:
+            return error
         return size_bytes
 
     def _read_states(

@@ -236,8 +236,12 @@ class Turn:
         try:
             return await asyncio.shield(finding)
         except asyncio.CancelledError:
-            finding.add_done_callback(lambda found: self._release(found.result()))
+            finding.add_done_callback(self._release_found)
             raise
+
+    def _release_found(self, finding: asyncio.Future[Held]) -> None:
+        if not finding.cancelled() and finding.exception() is None:
+            self._release(finding.result())
 
     def _release(self, held: Held) -> None:
         self._parts.worker.submit(Urgency.RESTORE, lambda: self._parts.store.release(held))
