@@ -309,6 +309,7 @@ async def test_another_format_is_kept_smaller_and_answers(
     await native.delete()
     answer = await said(exact, prompt(63))
     assert (answer.reused, answer.ids) == (0, first.ids)
+    await exact.delete()
 
 
 async def test_options_that_are_not_given_stay_as_they_are(

@@ -21,7 +21,7 @@ from mlx_lm.generate import generation_stream
 from ..limits import PREFILL_SLICE_S, PREFILL_SLICE_TOKENS
 from ..sessions.chain import TokenIds, token_array
 from ..sessions.layout import Layout
-from ..sessions.store import Evaluated
+from ..sessions.values import Evaluated
 from .batch import Result, RowBatch, can_batch
 from .generate import Sequence
 from .kept_caches import PromptCache

@@ -21,7 +21,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 from ..limits import PROMPT_CACHE_ENTRIES, PROMPT_REUSE_TOKENS
 from ..sessions.chain import TokenIds, shared_tokens, token_array
 from ..sessions.layout import Layout
-from ..sessions.store import Evaluated
+from ..sessions.values import Evaluated
 from .kv_layers import Checkpoint, evaluated, leaves, state_leaves, trim_to
 from .kv_memory import NOBODY, KvMemory, Ownership
 

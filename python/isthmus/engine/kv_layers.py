@@ -27,7 +27,7 @@ from ..limits import CACHE_ROOM_TOKENS
 from ..sessions.chain import TokenIds
 from ..sessions.layout import DTYPES, Array, Layout, StateLayer, TokenLayer
 from ..sessions.statefile import STATE_DTYPES, State
-from ..sessions.store import Evaluated
+from ..sessions.values import Evaluated
 from .spread import processor_streams
 
 Checkpoint = tuple[int, list[Any]]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..engine.kv_layers import NewCache
     from ..sessions.layout import Layout
     from ..sessions.manager import SessionManager
-    from ..sessions.store import Evaluated
     from ..sessions.turn import SessionModel
+    from ..sessions.values import Evaluated
 
 _DIGESTS: Final = "digests"
 
@@ -155,7 +155,8 @@ class SessionService:
         """The sessions; the disk is looked at when this is first asked for."""
         if self._manager is None:
             from ..sessions.manager import SessionManager
-            from ..sessions.store import SessionStore, StoreOptions
+            from ..sessions.store import SessionStore
+            from ..sessions.values import StoreOptions
             from ..sessions.worker import Worker
 
             settings = self._settings

@@ -14,7 +14,7 @@ from typing import Any
 from .chain import TokenIds, token_array
 from .record import SessionRecord
 from .reference import SessionReference
-from .store import Saved
+from .values import Saved
 
 
 class Place:

@@ -1,7 +1,8 @@
 """Sessions as a runtime has them: opened, worked on one call at a time, saved, evicted, forked.
 
-Memory belongs to the engine, the disk to the worker's thread; here is who may do what, and in which
-order. Nothing here fails a generation for what is wrong with the disk. Lives on the event loop.
+Memory belongs to the engine, the disk to the worker's thread (`stored.py`); which sessions there
+are, and who waits for them, is in `registry.py`. Here is who may do what, and in which order.
+Nothing here fails a generation for what is wrong with the disk. Lives on the event loop.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from ..errors import SessionBusy
-from ..limits import SESSION_SWEEP_S, SESSIONS_KNOWN_LIMIT
+from ..limits import SESSION_SWEEP_S
 from .known import KnownSession, Place
 from .record import SessionRecord
 from .reference import SessionReference, exists
-from .store import Saved, SessionStore
+from .registry import SessionRegistry
+from .store import SessionStore
+from .stored import StoredSessions
 from .turn import SessionEngine, SessionModel, Turn, TurnParts, save
+from .values import Saved
 from .worker import Urgency, Worker
 
 NOT_SAVED: Final = "nothing of it is kept on disk"
-
-_COMPARED: Final = 32
-"""Other hot sessions that a prompt is compared with, at some 20 microseconds for 32K tokens."""
 
 
 class SessionManager:
@@ -47,10 +47,9 @@ class SessionManager:
         self._store = store
         self._worker = worker
         self._engine = engine
-        self._wall_clock = wall_clock
         self._parts = TurnParts(store, worker, engine)
-        self._known: dict[str, KnownSession] = {}
-        self._used_at: dict[str, float] = {}
+        self._registry = SessionRegistry(wall_clock)
+        self._stored = StoredSessions(store, worker, wall_clock)
         self._models: dict[str, SessionModel] = {}
         self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -79,16 +78,7 @@ class SessionManager:
         Raises:
             SessionBusy: Somebody is there, and the call does not want to wait.
         """
-        session = self._known.get(reference.name)
-        if session is None:
-            session = KnownSession(SessionRecord(reference.id, reference.scope))
-            self._known[reference.name] = session
-        if session.queue and not reference.waits:
-            raise SessionBusy(
-                f"another call is at work on the session {reference.id!r}; wait for it, or ask "
-                "with when_busy: queue"
-            )
-        return Place(session, reference)
+        return self._registry.place(reference)
 
     @contextlib.asynccontextmanager
     async def turn(self, place: Place, model: SessionModel) -> AsyncIterator[Turn]:
@@ -97,7 +87,7 @@ class SessionManager:
         async with self._session(place, is_used=True) as session:
             self._models[model.handle] = model
             self._engine.protect(reference.name, True)
-            turn = Turn(session, model, self._parts, self._latest)
+            turn = Turn(session, model, self._parts, self._registry.latest)
             try:
                 yield turn
             finally:
@@ -112,9 +102,9 @@ class SessionManager:
         async with self._session(place, is_used=True) as session:
             # One under way would write the options that it began with.
             await self._finish_saving(session)
-            before = await self._manage(lambda: self._store.get(name))
+            before = await self._stored.get(name)
             if before is None or before.pin != session.record.pin:
-                await self._manage(lambda: self._put(session.record, before))
+                await self._stored.put(session.record, before)
             return await self._info(session, model)
 
     async def save(self, place: Place) -> dict[str, Any]:
@@ -147,18 +137,18 @@ class SessionManager:
         """
         reference, to = place.reference, other_place.reference
         async with self._session(place) as session, self._session(other_place) as other:
-            is_on_disk = await self._manage(lambda: self._store.get(to.name)) is not None
-            if is_on_disk or to.name in self._used_at:
+            is_on_disk = await self._stored.get(to.name) is not None
+            if is_on_disk or self._registry.is_used(to.name):
                 raise exists(to)
             await self._save(session)
             other.record = replace(session.record, id=to.id)
-            await self._manage(lambda: self._copy(reference.name, other.record))
+            await self._stored.copy(reference.name, other.record)
             if len(session.hot):
                 nbytes = await self._engine.fork(reference.name, to.name)
                 if nbytes:
                     other.is_now_hot(session.hot, session.hot_model, nbytes)
                 other.is_unsaved, other.problem = session.is_unsaved, session.problem
-            self._used_at[to.name] = self._wall_clock()
+            self._registry.use(to.name)
             return await self._info(other)
 
     async def truncate(self, place: Place, tokens: int) -> dict[str, Any]:
@@ -172,34 +162,34 @@ class SessionManager:
                     session.hot = session.hot[:left]
                 else:
                     session.is_now_cold()
-            await self._manage(lambda: self._store.truncate(name, tokens))
+            await self._stored.truncate(name, tokens)
             return await self._info(session)
 
     async def delete(self, place: Place) -> bool:
         """Forget a session; return whether there was one."""
         reference, name = place.reference, place.reference.name
         async with self._session(place) as session:
-            was_known = name in self._used_at
+            was_known = self._registry.is_used(name)
             await self._finish_saving(session)
             await self._engine.evict(name)
             session.is_now_cold()
             session.is_unsaved, session.problem = False, None
             session.record = SessionRecord(reference.id, reference.scope)
-            was_on_disk = await self._manage(lambda: self._store.delete(name))
-            self._used_at.pop(name, None)
-        return was_known or bool(was_on_disk)
+            was_on_disk = await self._stored.delete(name)
+            self._registry.forget_use(name)
+        return was_known or was_on_disk
 
     async def infos(self, scope: str) -> list[dict[str, Any]]:
         """Return the info of all sessions of a tenant, the latest used first."""
-        on_disk = await self._manage(lambda: self._records(scope))
+        on_disk = await self._stored.records(scope)
         infos: dict[str, dict[str, Any]] = {}
         for record, tokens, disk_bytes in on_disk:
-            session = self._known.get(record.name) or KnownSession(record)
-            used_at = self._used_at.get(record.name, record.used_at)
+            session = self._registry.get(record.name) or KnownSession(record)
+            used_at = self._registry.used_at(record.name, record.used_at)
             infos[record.name] = session.info(tokens, disk_bytes, used_at)
-        for name, session in self._known.items():
-            if session.record.scope == scope and name not in infos and name in self._used_at:
-                infos[name] = session.info(0, 0, self._used_at[name])
+        for name, session in self._registry.used_in(scope).items():
+            if name not in infos:
+                infos[name] = session.info(0, 0, self._registry.used_at(name, 0.0))
         return sorted(infos.values(), key=lambda info: -float(info["used_at"]))
 
     def stats(self, held_bytes: int, limit_bytes: int) -> dict[str, Any]:
@@ -212,8 +202,8 @@ class SessionManager:
         store = self._store.stats()
         return {
             **store,
-            "sessions": len({*self._known, *list(self._store.sessions)}),
-            "hot": len(self._hot()),
+            "sessions": len({*self._registry.names(), *list(self._store.sessions)}),
+            "hot": len(self._registry.hot()),
             "hot_bytes": held_bytes,
             "hot_limit_bytes": limit_bytes,
             "dropped_saves": self._store.counts["dropped_saves"],
@@ -221,16 +211,12 @@ class SessionManager:
 
     def on_evicted(self, name: str) -> None:
         """A session's cache made room for others in memory."""
-        session = self._known.get(name)
-        if session is not None:
-            session.is_now_cold()
+        self._registry.on_evicted(name)
 
     def on_model_gone(self, handle: str) -> None:
         """A model has left memory, and the caches of its sessions with it."""
         self._models.pop(handle, None)
-        for session in self._known.values():
-            if session.hot_model == handle:
-                session.is_now_cold()
+        self._registry.on_model_gone(handle)
 
     @contextlib.asynccontextmanager
     async def _session(self, place: Place, is_used: bool = False) -> AsyncIterator[KnownSession]:
@@ -240,19 +226,15 @@ class SessionManager:
             await place.wait()
             await self._read(session, place.reference)
             if is_used:
-                self._used_at[name] = self._wall_clock()
+                self._registry.use(name)
             yield session
         finally:
-            place.leave()
-            if session.is_idle and name not in self._used_at:
-                # The disk knows it, or nobody does.
-                self._known.pop(name, None)
-            self._forget_some()
+            self._registry.leave(place)
 
     async def _read(self, session: KnownSession, reference: SessionReference) -> None:
         """Learn what the disk knows of a session, once, and take the options of a call."""
         if not session.is_read:
-            found = await self._manage(lambda: self._store.get(reference.name))
+            found = await self._stored.get(reference.name)
             session.is_read = True
             session.record = found or session.record
         record = session.record
@@ -270,12 +252,7 @@ class SessionManager:
         session.is_now_cold()
         session.is_unsaved, session.problem = False, None
         session.record = replace(session.record, root="", tip="", tokens=0)
-
-        def forget() -> None:
-            if self._store.get(name) is not None:
-                self._store.put(session.record)
-
-        await self._manage(forget)
+        await self._stored.replace(session.record)
 
     async def _save(self, session: KnownSession) -> Saved:
         """Have everything written that is not; return how that went."""
@@ -288,8 +265,8 @@ class SessionManager:
                 saved = await self._finish_saving(session)
         if saved is not None:
             return saved
-        record = await self._manage(lambda: self._store.get(session.record.name))
-        tokens = 0 if record is None else await self._manage(lambda: self._kept(record))
+        record = await self._stored.get(session.record.name)
+        tokens = 0 if record is None else await self._stored.kept_tokens(record)
         reason = session.problem if session.is_unsaved else None
         return Saved(tokens, 0, reason or (NOT_SAVED if tokens < len(session.hot) else None))
 
@@ -316,59 +293,11 @@ class SessionManager:
         family = None
         if model is not None:
             family = model.family(session.record.scope, session.record.kv)
-
-        def look() -> tuple[int, int, float]:
-            record = self._store.get(name)
-            if record is None:
-                return 0, 0, self._wall_clock()
-            if family is not None and record.root != family.root.hex():
-                return 0, 0, record.used_at
-            tokens = self._store.kept_tokens(record)
-            return tokens, self._store.disk_bytes(record), record.used_at
-
-        tokens, disk_bytes, used_at = await self._manage(look)
-        info = session.info(tokens, disk_bytes, self._used_at.get(name, used_at))
+        tokens, disk_bytes, used_at = await self._stored.content(name, family)
+        info = session.info(tokens, disk_bytes, self._registry.used_at(name, used_at))
         # The call that asks is no other.
         info["busy"] = len(session.queue) > 1
         return info
-
-    async def _manage(self, work: Callable[[], Any]) -> Any:
-        return await self._worker.submit(Urgency.MANAGE, work)
-
-    def _put(self, record: SessionRecord, before: SessionRecord | None) -> None:
-        """Have a session on disk, with the options it has now; on the worker's thread."""
-        ends = before or record
-        self._store.put(replace(record, root=ends.root, tip=ends.tip, tokens=ends.tokens))
-
-    def _copy(self, name: str, record: SessionRecord) -> None:
-        """Let another session end where one does; on the worker's thread."""
-        self._put(record, self._store.get(name))
-
-    def _kept(self, record: SessionRecord) -> int:
-        return self._store.kept_tokens(record)
-
-    def _records(self, scope: str) -> list[tuple[SessionRecord, int, int]]:
-        return [
-            (record, self._store.kept_tokens(record), self._store.disk_bytes(record))
-            for record in self._store.sessions.values()
-            if record.scope == scope
-        ]
-
-    def _hot(self) -> list[KnownSession]:
-        return [session for session in self._known.values() if len(session.hot)]
-
-    def _latest(self) -> list[KnownSession]:
-        """Return the sessions that were hot last: comparing with all of them would take long."""
-        latest = sorted(self._hot(), key=lambda each: self._used_at.get(each.record.name, 0.0))
-        return latest[-_COMPARED:]
-
-    def _forget_some(self) -> None:
-        if len(self._known) <= SESSIONS_KNOWN_LIMIT:
-            return
-        for name, session in list(self._known.items()):
-            if session.is_idle:
-                del self._known[name]
-                self._used_at.pop(name, None)
 
     def _sweep_later(self) -> None:
         loop = asyncio.get_running_loop()

@@ -22,7 +22,8 @@ from .chunkfile import FORMAT_VERSION, ChunkFormat
 from .known import KnownSession
 from .layout import Array, Layout
 from .statefile import State
-from .store import NO_DIRECTORY, Evaluated, Family, Held, SessionStore
+from .store import NO_DIRECTORY, SessionStore
+from .values import Evaluated, Family, Held
 from .worker import Urgency, Worker
 
 

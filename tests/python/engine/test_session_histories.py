@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from isthmus.sessions import chain, store
+from isthmus.sessions import chain, pieces
 from tests.python.engine.networks import network
 from tests.python.engine.session_rig import Rig, alone, text
 
@@ -48,7 +48,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._patches = [
-            mock.patch.object(module, "CHUNK_TOKENS", CHUNK) for module in (chain, store)
+            mock.patch.object(module, "CHUNK_TOKENS", CHUNK) for module in (chain, pieces)
         ]
         for patch in self._patches:
             patch.start()

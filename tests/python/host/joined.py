@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from isthmus import host
+from isthmus.engine.kv_memory import KvMemory
 from isthmus.engine.thread import EngineThread
 from isthmus.host.connection import Connection
 from isthmus.host.keeper import Keeper
@@ -30,6 +31,7 @@ from isthmus.runtime.methods import models, text
 from isthmus.runtime.router import Router
 from isthmus.runtime.server import Server
 from isthmus.runtime.services import Services
+from isthmus.runtime.session_service import SessionService
 from isthmus.runtime.text_operations import TextOperations
 from isthmus.settings import Settings
 from isthmus.text.pool import TextPool
@@ -153,7 +155,16 @@ class FarEnd:
         operations = TextOperations(cast(TextPool, self.pool), self.multiplexer)
         engine = cast(EngineThread, None)
         resilience = Resilience(lambda handle: True, lambda: 0.0)
-        services = Services(Settings(), engine, shelf, operations, self.multiplexer, resilience)
+        services = Services(
+            Settings(),
+            engine,
+            shelf,
+            operations,
+            self.multiplexer,
+            resilience,
+            cast(SessionService, None),
+            KvMemory(),
+        )
         router = Router()
         text.register(router, services)
         models.register(router, services)
