@@ -8,6 +8,7 @@ before.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,32 +17,43 @@ from .record import SessionRecord
 from .reference import SessionReference
 from .values import Saved
 
+IsAnswered = Callable[[], bool]
+"""Whether a call has its answer: what is still done for it keeps others waiting, but not busy."""
+
+
+class _Waiting:
+    """What a queue knows of a call: not its place, so that one that is dropped is left."""
+
+    __slots__ = ("come", "is_answered")
+
+    def __init__(self, is_answered: IsAnswered) -> None:
+        self.come = asyncio.Event()
+        self.is_answered = is_answered
+
 
 class Place:
-    """A call's place in the queue of a session; it is given back when nobody holds it any more.
+    """A call's place in the queue of a session; it is left when nobody holds it any more."""
 
-    The queue knows only the event that a place waits for, so that a call which was dropped before
-    it began leaves, too.
-    """
-
-    def __init__(self, session: KnownSession, reference: SessionReference) -> None:
+    def __init__(
+        self, session: KnownSession, reference: SessionReference, is_answered: IsAnswered
+    ) -> None:
         self.session = session
         self.reference = reference
-        self._come = asyncio.Event()
-        session.queue.append(self._come)
-        session.queue[0].set()
+        self._waiting = _Waiting(is_answered)
+        session.queue.append(self._waiting)
+        session.queue[0].come.set()
 
     async def wait(self) -> None:
         """Wait until all who came before have left."""
-        await self._come.wait()
+        await self._waiting.come.wait()
 
     def leave(self) -> None:
         """Let the next one come; may be repeated."""
         queue = self.session.queue
-        if self._come in queue:
-            queue.remove(self._come)
+        if self._waiting in queue:
+            queue.remove(self._waiting)
             if queue:
-                queue[0].set()
+                queue[0].come.set()
 
     def __del__(self) -> None:
         """Leave, if that was forgotten."""
@@ -67,7 +79,7 @@ class KnownSession:
     """
 
     record: SessionRecord
-    queue: list[asyncio.Event] = field(default_factory=list, repr=False)
+    queue: list[_Waiting] = field(default_factory=list, repr=False)
     hot: TokenIds = field(default_factory=lambda: NO_TOKENS)
     hot_model: str = ""
     hot_bytes: int = 0
@@ -82,6 +94,11 @@ class KnownSession:
         """Whose caches in memory it may share: those of its tenant, and of its format if what is
         read from disk in that is not exact."""
         return hot_scope(self.record)
+
+    @property
+    def unanswered(self) -> int:
+        """How many calls are at work on it, or wait to."""
+        return sum(not each.is_answered() for each in self.queue)
 
     @property
     def is_idle(self) -> bool:
@@ -109,7 +126,7 @@ class KnownSession:
             "disk_bytes": disk_bytes,
             "kv": self.record.kv,
             "pin": self.record.pin,
-            "busy": len(self.queue) > 0,
+            "busy": self.unanswered > 0,
             "used_at": used_at,
         }
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..limits import SESSION_SWEEP_S
-from .known import KnownSession, Place
+from .known import IsAnswered, KnownSession, Place
 from .record import SessionRecord
 from .reference import SessionReference, exists
 from .registry import SessionRegistry
@@ -25,6 +25,10 @@ from .values import Saved
 from .worker import Urgency, Worker
 
 NOT_SAVED: Final = "nothing of it is kept on disk"
+
+
+def _never() -> bool:
+    return False
 
 
 class SessionManager:
@@ -71,14 +75,18 @@ class SessionManager:
         self._worker.submit(Urgency.SAVE, self._store.close)
         return self._worker.stop(timeout_s)
 
-    def place(self, reference: SessionReference) -> Place:
+    def place(self, reference: SessionReference, is_answered: IsAnswered = _never) -> Place:
         """Take a place in a session's queue, at once; whoever has it hands it to a method, or
         leaves.
+
+        Args:
+            is_answered: Whether the call has its answer: then others that do not want to wait may
+                come, although they wait for what is left to be done.
 
         Raises:
             SessionBusy: Somebody is there, and the call does not want to wait.
         """
-        return self._registry.place(reference)
+        return self._registry.place(reference, is_answered)
 
     @contextlib.asynccontextmanager
     async def turn(self, place: Place, model: SessionModel) -> AsyncIterator[Turn]:
@@ -296,7 +304,7 @@ class SessionManager:
         tokens, disk_bytes, used_at = await self._stored.content(name, family)
         info = session.info(tokens, disk_bytes, self._registry.used_at(name, used_at))
         # The call that asks is no other.
-        info["busy"] = len(session.queue) > 1
+        info["busy"] = session.unanswered > 1
         return info
 
     def _sweep_later(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..errors import SessionBusy
 from ..limits import SESSIONS_KNOWN_LIMIT
-from .known import KnownSession, Place
+from .known import IsAnswered, KnownSession, Place
 from .record import SessionRecord
 from .reference import SessionReference
 
@@ -32,7 +32,7 @@ class SessionRegistry:
         self._known: dict[str, KnownSession] = {}
         self._used_at: dict[str, float] = {}
 
-    def place(self, reference: SessionReference) -> Place:
+    def place(self, reference: SessionReference, is_answered: IsAnswered) -> Place:
         """Take a place in a session's queue, at once.
 
         Raises:
@@ -42,12 +42,12 @@ class SessionRegistry:
         if session is None:
             session = KnownSession(SessionRecord(reference.id, reference.scope))
             self._known[reference.name] = session
-        if session.queue and not reference.waits:
+        if session.unanswered and not reference.waits:
             raise SessionBusy(
                 f"another call is at work on the session {reference.id!r}; wait for it, or ask "
                 "with when_busy: queue"
             )
-        return Place(session, reference)
+        return Place(session, reference, is_answered)
 
     def leave(self, place: Place) -> None:
         """Give a place back, and forget whom nobody needs."""

@@ -68,6 +68,22 @@ async def test_a_place_is_taken_when_a_call_is_made_and_given_back_when_it_is_dr
         assert (await waiting).ids
 
 
+async def test_who_does_not_want_to_wait_may_come_when_the_call_before_has_its_answer(
+    tmp_path: Path,
+) -> None:
+    async with rig(tiny(), tmp_path) as made:
+        answered = False
+        first = made.manager.place(A, lambda: answered)
+        unwilling = SessionReference("a", waits=False)
+        async with made.manager.turn(first, made.model):
+            with pytest.raises(SessionBusy):
+                made.manager.place(unwilling)
+            answered = True
+            next_one = made.manager.place(unwilling)
+        async with made.manager.turn(next_one, made.model):
+            pass
+
+
 async def test_a_waiting_call_that_is_cancelled_leaves_the_queue(tmp_path: Path) -> None:
     async with rig(tiny(), tmp_path) as made:
         async with made.turn(A):

@@ -58,7 +58,7 @@ class GenerateMethod:
         generation = Generation(call, options, self._services.engine, time.monotonic)
         place = None
         if options.session is not None:
-            place = self._services.sessions.manager.place(options.session)
+            place = self._services.sessions.manager.place(options.session, lambda: call.is_settled)
         return self._generate_in_turn(generation, model, fields, place)
 
     async def _generate_in_turn(

@@ -43,7 +43,7 @@ class SessionMethods:
         """Begin a session, or say how it is."""
         fields = Params(params)
         model = self._services.models.get(fields.typed("model", str))
-        place = self._place(fields)
+        place = self._place(call, fields)
         return self._open(call, model, place)
 
     async def _open(self, call: Call, model: LoadedModel, place: Place) -> None:
@@ -57,11 +57,11 @@ class SessionMethods:
 
     def save(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Wait until all of a session is on disk."""
-        return _answer(call, self._manager.save, self._place(Params(params)))
+        return _answer(call, self._manager.save, self._place(call, Params(params)))
 
     def evict(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Save a session and let it leave memory."""
-        return _answer(call, self._manager.evict, self._place(Params(params)))
+        return _answer(call, self._manager.evict, self._place(call, Params(params)))
 
     def fork(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Begin another session where this one is."""
@@ -71,18 +71,18 @@ class SessionMethods:
         fields.done()
         if to.name == reference.name:
             raise exists(to)
-        places = self._manager.place(reference), self._manager.place(to)
+        places = (self._manager.place(each, lambda: call.is_settled) for each in (reference, to))
         return _answer(call, self._manager.fork, *places)
 
     def truncate(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Forget all of a session but its first tokens."""
         fields = Params(params)
         tokens = fields.integer("tokens", 0, CONTEXT_LIMIT)
-        return _answer(call, self._manager.truncate, self._place(fields), tokens)
+        return _answer(call, self._manager.truncate, self._place(call, fields), tokens)
 
     def delete(self, call: Call, params: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Forget a session."""
-        return self._delete(call, self._place(Params(params)))
+        return self._delete(call, self._place(call, Params(params)))
 
     async def _delete(self, call: Call, place: Place) -> None:
         call.result({"deleted": await self._manager.delete(place)})
@@ -104,11 +104,11 @@ class SessionMethods:
     def _manager(self) -> SessionManager:
         return self._services.sessions.manager
 
-    def _place(self, fields: Params) -> Place:
+    def _place(self, call: Call, fields: Params) -> Place:
         """Read the rest of the params, and take a place in the session's queue at once."""
         reference = read_session(fields)
         fields.done()
-        return self._manager.place(reference)
+        return self._manager.place(reference, lambda: call.is_settled)
 
 
 async def _answer(
