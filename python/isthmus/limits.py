@@ -153,10 +153,6 @@ SESSION_FREE_DISK_BYTES: Final = 1024**3
 SESSION_TTL_S: Final = 30 * 24 * 3_600.0
 """How long a session that nobody uses is kept on disk."""
 
-SESSION_ROOM_TOKENS: Final = 64
-"""Room beyond the prompt in a cache that is read from disk: fresh memory costs as much as reading,
-and most answers that come first are short."""
-
 SESSION_RESTORE_LIMIT_S: Final = 20.0
 """How long a call waits for the disk before it goes on without: by then evaluating is as fast."""
 
@@ -172,9 +168,12 @@ PROMPT_CACHE_ENTRIES: Final = 64
 PROMPT_REUSE_TOKENS: Final = 16
 """Fewest tokens worth reusing: below it evaluating them costs as much as a step."""
 
-CACHE_ROOM_TOKENS: Final = 256
+CACHE_ROOM_TOKENS: Final = 64
 """Room that is made in a KV cache beyond its prompt: without, the first tokens after it would have
-all of it copied."""
+all of it copied. Fresh memory costs as much as reading, and first answers are mostly short."""
+
+FIRST_ROOM_TOKENS: Final = 4_096
+"""Tokens of a prompt that a KV cache has room for from its beginning; a longer one doubles it."""
 
 RUNNING_LIMIT: Final = 32
 """Generations that hold a KV cache at once; the others wait in the queue without one. mlx-lm's

@@ -125,6 +125,7 @@ class Decoder:
         else:
             sequence = Sequence(*arguments)
             sequence.alone_reason = sequence.alone_reason or self.alone_reason
+        sequence.layout = self.layout
         if plan.may_reuse:
             taken = self.prompts.take(plan.prompt, plan.whose)
             if taken.tokens:

@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from ..sessions.layout import Layout
 from .arrays import Floats
 from .kv_layers import Checkpoint, copy_states, make_room
 from .plan import Plan, Token
@@ -57,6 +58,7 @@ class Sequence:
         cached: Tokens of the prompt that were not evaluated, but reused.
         cache_state: Where those came from: `hot` (memory), `warm` (disk), or `cold`: nowhere.
         checkpoints: The state layers as they were after the prompt, of a session.
+        layout: What the cache looks like, if that is known; then it begins as large as the prompt.
         alone_reason: Why it shares no passes; None if it may.
         room: Tokens that `decode` may return at most.
 
@@ -88,6 +90,7 @@ class Sequence:
         self.prefilled = self.cached = self.decoded = 0
         self.cache_state = "cold"
         self.checkpoints: list[Checkpoint] = []
+        self.layout: Layout | None = None
         self.alone_reason: str | None = None if plan.may_batch else "requested"
         self.was_batched = False
         self.room = plan.max_tokens
@@ -317,7 +320,7 @@ class Sequence:
     def _extend(self, tokens: Tokens[int]) -> list[Any]:
         assert self.cache is not None
         with mx.stream(self.stream):
-            make_room(self.cache, len(tokens), len(self.plan.prompt))
+            make_room(self.cache, len(tokens), len(self.plan.prompt), self.layout)
             self.network(mx.array(tokens)[None], cache=self.cache)
         return [entry.state for entry in self.cache]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 import mlx.core as mx
@@ -23,7 +24,7 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from ..limits import CACHE_ROOM_TOKENS
+from ..limits import CACHE_ROOM_TOKENS, FIRST_ROOM_TOKENS
 from ..sessions.chain import TokenIds
 from ..sessions.layout import DTYPES, Array, Layout, StateLayer, TokenLayer
 from ..sessions.statefile import STATE_DTYPES, State
@@ -32,9 +33,6 @@ from .spread import processor_streams
 
 Checkpoint = tuple[int, list[Any]]
 """The state layers of a cache as they were after so many tokens."""
-
-_GROWTH_TOKENS: Final = 256
-"""Tokens by which mlx-lm's caches grow."""
 
 _STEP_BYTES: Final = 32 * 1024 * 1024
 """Memory that is made in one step of the engine, between those of generations: 30 ms where each
@@ -229,29 +227,40 @@ def _array(entry: tuple[str, Array] | None) -> Any:
     return array.view(mx.bfloat16) if dtype == "bfloat16" else array
 
 
-def make_room(cache: Sequence[Any], more: int, expected: int) -> None:
+def make_room(cache: Sequence[Any], more: int, expected: int, layout: Layout | None = None) -> None:
     """Let the next `more` tokens of a prompt fit into a cache whose prompt is `expected` long.
 
-    mlx-lm's caches grow by what comes, and are copied each time; these double.
+    mlx-lm's caches grow by what comes, and are copied each time; these begin as large as the
+    prompt, up to a size, and double.
+
+    Args:
+        layout: What the cache looks like, for one that is empty yet.
     """
-    for leaf in leaves(cache):
-        if type(leaf) is not KVCache or leaf.keys is None:
+    layers = layout.layers if layout is not None else ()
+    for leaf, layer in zip_longest(leaves(cache), layers):
+        if type(leaf) is not KVCache:
             continue
-        held, room = leaf.offset, leaf.keys.shape[2]
-        if held + more <= room:
-            continue
+        if leaf.keys is not None:
+            _grow(leaf, more, expected)
+        elif isinstance(layer, TokenLayer) and expected > more:
+            room, kind = min(expected, FIRST_ROOM_TOKENS) + CACHE_ROOM_TOKENS, layer.dtype
+            leaf.keys, leaf.values = (
+                mx.zeros((1, layer.heads, room, size), getattr(mx, kind))
+                for size in (layer.key_size, layer.value_size)
+            )
+
+
+def _grow(leaf: Any, more: int, expected: int) -> None:
+    held, room = leaf.offset, leaf.keys.shape[2]
+    if held + more > room:
         wanted = min(max(2 * room, held + more), max(expected, held + more))
-        grown = _whole_steps(wanted + CACHE_ROOM_TOKENS) - held
+        grown = wanted + CACHE_ROOM_TOKENS - held
         leaf.keys, leaf.values = (_grown(array, held, grown) for array in (leaf.keys, leaf.values))
 
 
 def _grown(array: mx.array, held: int, more: int) -> mx.array:
     shape = (*array.shape[:2], more, array.shape[3])
     return mx.concatenate([array[..., :held, :], mx.zeros(shape, array.dtype)], axis=2)
-
-
-def _whole_steps(tokens: int) -> int:
-    return -(-tokens // _GROWTH_TOKENS) * _GROWTH_TOKENS
 
 
 def trim_to(cache: Sequence[Any], tokens: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..errors import EngineDead
-from ..limits import PROMPT_REUSE_TOKENS, SESSION_RESTORE_LIMIT_S, SESSION_ROOM_TOKENS
+from ..limits import CACHE_ROOM_TOKENS, PROMPT_REUSE_TOKENS, SESSION_RESTORE_LIMIT_S
 from .chain import TokenIds, root_key, shared_tokens, token_array
 from .chunkfile import FORMAT_VERSION, ChunkFormat
 from .known import KnownSession
@@ -221,7 +221,7 @@ class Turn:
         try:
             # With room for the rest of the prompt and for some tokens after it.
             memory = await self._parts.engine.allocate(
-                self.model.handle, family.format.layout, len(ids) + SESSION_ROOM_TOKENS
+                self.model.handle, family.format.layout, len(ids) + CACHE_ROOM_TOKENS
             )
         except BaseException:
             self._release(held)
