@@ -57,9 +57,6 @@ QUICK: Final = Whole(
             rounds=2,
             max_tokens=8,
             steps=(512,),
-            ways=_WAYS[1:2],
-            way_rounds=1,
-            way_lengths=(1_024,),
         )
     },
     turns=(SMALL, 1_536),
