@@ -283,7 +283,9 @@ async def test_a_session_that_works_says_that_it_is_busy(
 ) -> None:
     session = await keeper.sessions.open("works", model=chat, tenant="busy")
     running = session.generate(ids=prompt(62), max_tokens=400, ignore_eos=True)
-    await anext(aiter(running))
+    # Held: an iterator that is let go of stops its generation.
+    deltas = aiter(running)
+    await anext(deltas)
     (info,) = await keeper.sessions.list(tenant="busy")
     assert info.busy
     running.cancel()
