@@ -44,7 +44,8 @@ demo: setup
 	@node $(NODE_FLAGS) bridge/examples/demo.mjs
 
 test: setup lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 tests/python tests/fuzz
+	$(PY) -m pytest tests/contract tests/faults
 	cd bridge && npx vitest run
 
 check: setup lint
