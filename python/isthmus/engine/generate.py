@@ -160,7 +160,9 @@ class Sequence:
             self.remaining,
         )
         self._is_exact = self._is_exact and whole
-        if self.cached and count == self.remaining <= _MERGED_TOKENS:
+        # State layers are marked before the last token, which then has a pass of its own.
+        has_states = self.layout is not None and self.layout.has_states
+        if self.cached and count == self.remaining <= _MERGED_TOKENS and not has_states:
             return self._begin_to_decode()
         made = self._extend(self.tokens[self.prefilled : self.prefilled + count])
         self.prefilled += count

@@ -54,7 +54,7 @@ from .methods import (
 from .router import Router
 from .server import Server
 from .services import Services
-from .session_service import KeptMemory, SessionService, SessionSettings
+from .session_service import KeptMemory, SessionService
 
 Extend = Callable[[Router, Services], None]
 """Adds methods of a host program's own."""
@@ -127,19 +127,7 @@ class Runtime:
                 self._on_transition,
                 retrier=retrier,
             ),
-            sessions=SessionService(
-                SessionSettings(
-                    settings.session_dir,
-                    settings.session_disk_bytes,
-                    settings.session_free_disk_bytes,
-                    settings.session_ttl_s,
-                    settings.session_fsync,
-                ),
-                self._engine,
-                models,
-                memory,
-                blas,
-            ),
+            sessions=SessionService(settings, self._engine, models, memory, blas),
             memory=memory,
             faults=faults,
         )

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..engine.blas import Blas
@@ -21,6 +19,7 @@ from ..limits import KV_MEMORY_PART
 from ..models.cache import ModelCache
 from ..models.load import LoadedModel
 from ..sessions.fingerprint import fingerprint
+from ..settings import Settings
 
 if TYPE_CHECKING:
     from ..engine.kv_layers import NewCache
@@ -30,17 +29,6 @@ if TYPE_CHECKING:
     from ..sessions.values import Evaluated
 
 _DIGESTS: Final = "digests"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """What a user may set; as `settings.Settings`."""
-
-    path: Path | None
-    disk_bytes: int
-    free_disk_bytes: int
-    ttl_s: float
-    is_synced: bool
 
 
 class KeptMemory:
@@ -128,7 +116,7 @@ class SessionService:
     """The sessions, once somebody wants one.
 
     Args:
-        settings: What a user may set.
+        settings: Where sessions are kept, and how much of them.
         engine: Does the models' work.
         models: The loaded models.
         memory: Counts the caches that are kept.
@@ -137,7 +125,7 @@ class SessionService:
 
     def __init__(
         self,
-        settings: SessionSettings,
+        settings: Settings,
         engine: EngineThread,
         models: ModelCache,
         memory: KvMemory,
@@ -161,11 +149,11 @@ class SessionService:
 
             settings = self._settings
             options = StoreOptions(
-                settings.path,
-                settings.disk_bytes,
-                settings.free_disk_bytes,
-                settings.ttl_s,
-                settings.is_synced,
+                settings.session_dir,
+                settings.session_disk_bytes,
+                settings.session_free_disk_bytes,
+                settings.session_ttl_s,
+                settings.session_fsync,
             )
             self._manager = SessionManager(
                 SessionStore(options, time.time),
@@ -228,7 +216,7 @@ class SessionService:
         return SessionModel(model.handle, digest, layout)
 
     def _fingerprint(self, model: LoadedModel, also: list[str]) -> bytes | None:
-        path = self._settings.path
+        path = self._settings.session_dir
         if model.stamps is None or path is None:
             return None
         digests = path / _DIGESTS if path.is_dir() else None
